@@ -1,0 +1,57 @@
+"""Gossamer: sparse autoencoders for transformers and for raw data.
+
+A dense vector goes in, a handful of named directions come out. The public names are below; each is imported from its
+room on first use, so that `import gossamer` costs nothing and the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gossamer.autoencoder.autoencoder import AutoencoderSpec as AutoencoderSpec
+    from gossamer.autoencoder.autoencoder import SparseAutoencoder as SparseAutoencoder
+    from gossamer.autoencoder.files import load as load
+    from gossamer.autoencoder.files import save as save
+    from gossamer.autoencoder.presets import preset as preset
+    from gossamer.codes import SparseCodes as SparseCodes
+    from gossamer.sources.activations import Activations as Activations
+    from gossamer.sources.arrays import Arrays as Arrays
+    from gossamer.spec import Spec as Spec
+    from gossamer.train.loop import plan as plan
+    from gossamer.train.loop import train as train
+    from gossamer.train.run import Run as Run
+    from gossamer.train.spec import TrainSpec as TrainSpec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Activations": "gossamer.sources.activations",
+    "Arrays": "gossamer.sources.arrays",
+    "AutoencoderSpec": "gossamer.autoencoder.autoencoder",
+    "Run": "gossamer.train.run",
+    "SparseAutoencoder": "gossamer.autoencoder.autoencoder",
+    "SparseCodes": "gossamer.codes",
+    "Spec": "gossamer.spec",
+    "TrainSpec": "gossamer.train.spec",
+    "load": "gossamer.autoencoder.files",
+    "plan": "gossamer.train.loop",
+    "preset": "gossamer.autoencoder.presets",
+    "save": "gossamer.autoencoder.files",
+    "train": "gossamer.train.loop",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gossamer' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

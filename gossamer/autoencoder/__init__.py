@@ -1,0 +1,1 @@
+"""Autoencoders: encoder, sparsity, decoder and losses, and their combinations."""

@@ -1,0 +1,79 @@
+"""Encoders: from a row to its pre-activations, and the pre-activations themselves.
+
+The last affine map of an encoder is returned *not yet multiplied out*, so that the sparsity can choose the active
+latents in low precision and compute only those exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gossamer import kernels
+from gossamer.codes import SparseCodes
+from gossamer.spec import Spec
+
+__all__ = ["Encoder", "Linear", "LinearEncoder", "PreActivations"]
+
+
+@dataclass(frozen=True, eq=False)
+class PreActivations:
+    """Stand for x Wᵀ + b, `(rows, latents)`, without computing it.
+
+    x: `(rows, width)`; weight: `(latents, width)`; bias: `(latents,)`.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def dense(self) -> Tensor:
+        """Return all of them, `(rows, latents)`."""
+        return nn.functional.linear(self.x, self.weight, self.bias)
+
+    def at(self, offsets: Tensor, indices: Tensor) -> SparseCodes:
+        """Return those of the given latents of each row, in full precision and differentiable."""
+        products = kernels.gather_dot(self.x, self.weight, offsets, indices)
+        values = products + self.bias.index_select(0, indices)
+        return SparseCodes(offsets=offsets, indices=indices, values=values, latents=self.weight.shape[0])
+
+    def of(self, latents: Tensor) -> PreActivations:
+        """Return the pre-activations of some latents only, `(rows, len(latents))`."""
+        return PreActivations(
+            self.x, self.weight.index_select(0, latents), self.bias.index_select(0, latents)
+        )
+
+
+class Encoder(Spec):
+    """The family of encoders: `build(input_width=, latents=)` makes the module."""
+
+    def build(self, *, input_width: int, latents: int) -> nn.Module:
+        """Return a module that maps `(rows, input_width)` to PreActivations of `latents`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Encoder):
+    """One affine map: pre-activations = x Wᵀ + b."""
+
+    kind: ClassVar[str] = "linear"
+
+    def build(self, *, input_width: int, latents: int) -> LinearEncoder:
+        """Return the module; its weights are zero until they are initialised."""
+        return LinearEncoder(input_width, latents)
+
+
+class LinearEncoder(nn.Module):
+    """Hold weight `(latents, input_width)`, one latent per row, and bias `(latents,)`."""
+
+    def __init__(self, input_width: int, latents: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(latents, input_width))
+        self.bias = nn.Parameter(torch.zeros(latents))
+
+    def forward(self, x: Tensor) -> PreActivations:
+        """Return x Wᵀ + b, not yet multiplied out."""
+        return PreActivations(x, self.weight, self.bias)

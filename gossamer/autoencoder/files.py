@@ -1,0 +1,67 @@
+"""An autoencoder as a folder: `spec.json` and `weights.safetensors`. No pickle, written whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
+from gossamer.storage import read_tensors, replace_folder, write_tensors
+
+__all__ = ["load", "save"]
+
+SPEC, WEIGHTS = "spec.json", "weights.safetensors"
+
+
+def save(sae: SparseAutoencoder, folder: str | Path) -> None:
+    """Write an autoencoder, its scaling folded in: the saved weights act on rows in the input's own units.
+
+    encoder.weight, decoder.weight: `(latents, input_width)`; encoder.bias: `(latents,)`; decoder.bias:
+    `(input_width,)`; x̂ = sparsity(x W_encᵀ + b_enc) W_dec + b_dec.
+
+    Raises StorageError if the folder cannot be written; what was there before stays.
+    """
+    folded = copy.deepcopy(sae)
+    folded.fold()
+
+    def write(temporary: Path) -> None:
+        (temporary / SPEC).write_text(sae.spec.to_json(), encoding="utf-8")
+        write_tensors(temporary / WEIGHTS, folded.state_dict(), {"format": "gossamer.autoencoder.1"})
+
+    replace_folder(Path(folder), write)
+
+
+def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
+    """Read an autoencoder: a folder that `save` wrote, or the folder of a run that holds one.
+
+    Raises ValueError if there is none, if there are several (it names them), or if a file is damaged or does not
+    match its spec.
+    """
+    place = _find(Path(folder))
+    try:
+        spec = AutoencoderSpec.from_json((place / SPEC).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{place / SPEC} is damaged: {error}") from error
+    sae = spec.build().to(device)
+    tensors, _ = read_tensors(place / WEIGHTS, device=str(device))
+    expected = {name: tuple(t.shape) for name, t in sae.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    if given != expected:
+        raise ValueError(f"{place / WEIGHTS} does not match {SPEC}: it holds {given}, expected {expected}")
+    sae.load_state_dict(tensors)
+    return sae.eval()
+
+
+def _find(folder: Path) -> Path:
+    for place in (folder, folder / "sae"):
+        if (place / SPEC).is_file():
+            return place
+    several = sorted(path.parent for path in folder.glob(f"sae/*/{SPEC}"))
+    if several:
+        raise ValueError(f"{folder} holds {len(several)} autoencoders; choose one: {', '.join(map(str, several))}")
+    if (folder / "checkpoints").is_dir():
+        raise ValueError(
+            f"{folder} is a run that has not finished; continue it with: gossamer train --resume {folder}"
+        )
+    raise ValueError(f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}")

@@ -1,0 +1,100 @@
+"""What a code costs beside its reconstruction error: penalties on codes, and losses that revive dead latents.
+
+Every penalty is summed over the latents of a row and averaged over rows, so that neither the batch size nor the
+number of rows changes its value.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gossamer import kernels
+from gossamer.autoencoder.encoders import PreActivations
+from gossamer.codes import SparseCodes
+from gossamer.spec import Spec
+
+__all__ = ["L1", "AuxK", "Auxiliary", "Penalty"]
+
+
+class Penalty(Spec):
+    """The family of penalties: a non-negative cost of the codes; `weight` multiplies it in the loss."""
+
+    weight: float
+
+    def __call__(self, codes: SparseCodes, directions: Tensor) -> Tensor:
+        """Return the mean cost of a row, a scalar; directions: decoder rows `(latents, input_width)`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class L1(Penalty):
+    """Charge every latent for what it adds to the reconstruction: mean over rows of Σ_i |z_i| ‖d_i‖.
+
+    With the norms ‖d_i‖ of the decoder rows, shrinking codes while growing the decoder gains nothing.
+    Conerly et al. 2024 (https://transformer-circuits.pub/2024/april-update).
+    """
+
+    kind: ClassVar[str] = "l1"
+    weight: float
+
+    def __call__(self, codes: SparseCodes, directions: Tensor) -> Tensor:
+        """Return the penalty without its weight."""
+        norms = torch.linalg.vector_norm(directions, dim=1)
+        return (codes.values.abs() * norms.index_select(0, codes.indices)).sum() / max(codes.rows, 1)
+
+
+class Auxiliary(Spec):
+    """The family of losses that give dead latents a gradient."""
+
+    weight: float
+
+    def __call__(
+        self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Return a scalar.
+
+        residual: `(rows, input_width)`, target minus reconstruction, outside the graph; dead: indices of the dead
+        latents; directions: decoder rows `(latents, input_width)`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxK(Auxiliary):
+    """Let the k dead latents with the largest pre-activations explain what the living ones left over.
+
+    With residual e = x − x̂ and ê its reconstruction from those latents: ‖e − ê‖² / ‖e‖². The gradient
+    reaches the encoder and the decoder rows of the dead latents, and nothing else.
+
+    k: how many dead latents per row; by default the power of two nearest to half the input width.
+
+    Gao et al. 2024, appendix A.2 (https://arxiv.org/abs/2406.04093).
+    """
+
+    kind: ClassVar[str] = "auxk"
+    weight: float = 1 / 32
+    k: int | None = None
+
+    def __call__(
+        self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor
+    ) -> Tensor:
+        """Return the auxiliary loss without its weight; zero if no latent is dead."""
+        if dead.shape[0] == 0:
+            return residual.new_zeros(())
+        k = min(self.k or nearest_power_of_two(residual.shape[1] / 2), dead.shape[0])
+        values, indices = pre.of(dead).dense().topk(k, dim=-1, sorted=False)
+        codes = SparseCodes.from_topk(indices, values.relu(), latents=dead.shape[0])
+        rows = directions.index_select(0, dead)
+        estimate = kernels.gather_sum(codes.offsets, codes.indices, codes.values, rows)
+        scale = residual.square().sum().clamp_min(torch.finfo(residual.dtype).tiny)
+        return (residual - estimate).square().sum() / scale
+
+
+def nearest_power_of_two(x: float) -> int:
+    """Return the power of two whose logarithm is nearest to that of x, at least 1."""
+    return 2 ** max(0, round(math.log2(x)))

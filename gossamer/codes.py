@@ -1,0 +1,121 @@
+"""SparseCodes: the sparse vectors of a batch of rows, in compressed sparse row form.
+
+Row r has the entries `offsets[r]` to `offsets[r + 1]`, each a latent index and a value. An entry may hold zero (a
+TopK row with fewer than k positive pre-activations): it is stored, but not active, and does not count in L0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+__all__ = ["SparseCodes"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SparseCodes:
+    """Hold the codes of a batch: `(rows, latents)` with few entries per row.
+
+    offsets: `(rows + 1,)` int64, non-decreasing from 0 to the number of entries.
+    indices: `(entries,)` int64, the latent of each entry; within a row each latent occurs at most once.
+    values: `(entries,)` floating point; gradients flow through it.
+    latents: the width of a dense code.
+    """
+
+    offsets: Tensor
+    indices: Tensor
+    values: Tensor
+    latents: int
+
+    def __post_init__(self) -> None:
+        if self.offsets.dim() != 1 or self.indices.dim() != 1 or self.indices.shape != self.values.shape:
+            shapes = [tuple(t.shape) for t in (self.offsets, self.indices, self.values)]
+            raise ValueError(
+                f"offsets (rows + 1,), indices and values (entries,) expected, got shapes {shapes}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.offsets.shape[0] - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(rows, latents)`, the shape of the dense form."""
+        return self.rows, self.latents
+
+    @property
+    def l0(self) -> float:
+        """Mean number of active latents per row (0 for no rows)."""
+        return self.values.count_nonzero().item() / max(self.rows, 1)
+
+    def row_of_entry(self) -> Tensor:
+        """Return `(entries,)` int64: the row that each entry belongs to."""
+        return torch.repeat_interleave(self.offsets.diff(), output_size=self.indices.shape[0])
+
+    def to_dense(self) -> Tensor:
+        """Return the `(rows, latents)` tensor; differentiable in the values."""
+        dense = self.values.new_zeros(self.shape)
+        return dense.index_put((self.row_of_entry(), self.indices), self.values)
+
+    def to_csr(self) -> Tensor:
+        """Return a torch sparse CSR tensor that shares these buffers."""
+        return torch.sparse_csr_tensor(
+            self.offsets, self.indices, self.values, size=self.shape, check_invariants=False
+        )
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """Return a scipy.sparse.csr_array without the entries that hold zero."""
+        import scipy.sparse
+
+        parts = [t.detach().cpu().numpy() for t in (self.values, self.indices, self.offsets)]
+        matrix = scipy.sparse.csr_array(tuple(parts), shape=self.shape)
+        matrix.eliminate_zeros()
+        matrix.sort_indices()
+        return matrix
+
+    @classmethod
+    def from_dense(cls, dense: Tensor) -> Self:
+        """Keep the entries of a `(rows, latents)` tensor that are not zero; differentiable."""
+        if dense.dim() != 2:
+            raise ValueError(f"expected a (rows, latents) tensor, got shape {tuple(dense.shape)}")
+        active = dense != 0
+        row, indices = active.nonzero(as_tuple=True)
+        counts = torch.bincount(row, minlength=dense.shape[0])
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        return cls(offsets=offsets, indices=indices, values=dense[row, indices], latents=dense.shape[1])
+
+    @classmethod
+    def from_topk(cls, indices: Tensor, values: Tensor, *, latents: int) -> Self:
+        """Make codes from `(rows, k)` indices and values: every row has the same number of entries."""
+        rows, k = indices.shape
+        offsets = torch.arange(0, rows * k + 1, k, device=indices.device) if k else indices.new_zeros(rows + 1)
+        return cls(offsets=offsets, indices=indices.reshape(-1), values=values.reshape(-1), latents=latents)
+
+    def replace_values(self, values: Tensor) -> Self:
+        """Return codes active in the same places with other values."""
+        return type(self)(
+            offsets=self.offsets, indices=self.indices, values=values, latents=self.latents
+        )
+
+    def detach(self) -> Self:
+        """Return the same codes outside the autograd graph."""
+        return self.replace_values(self.values.detach())
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move to a device, or convert the values to a dtype, as `Tensor.to` does."""
+        values = self.values.to(*args, **kwargs)
+        offsets, indices = self.offsets.to(values.device), self.indices.to(values.device)
+        return type(self)(offsets=offsets, indices=indices, values=values, latents=self.latents)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return f"SparseCodes(rows={self.rows}, latents={self.latents}, entries={self.indices.shape[0]})"

@@ -1,0 +1,141 @@
+"""Arrays: rows that already lie in memory or in a .npy file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer.sources.source import Batch, Source, SourceSpec, held_out
+
+__all__ = ["Arrays", "ArraysSpec"]
+
+BLOCK = 256
+"""Rows of a file that are read together; single rows would make a disk seek each."""
+
+
+class Arrays(Source):
+    """Rows of a numpy array, a torch tensor, or a .npy file, which is memory-mapped and never read whole.
+
+    x: `(rows, input_width)` numbers, or the path of a .npy file that holds such an array. documents: `(rows,)`
+    integers, the document of each row; by default every row is its own. validation: share of the documents held out.
+    buffer_rows: rows of a file shuffled at a time (an array in memory is shuffled whole).
+
+    Raises ValueError for an empty array, one that is not two-dimensional, or a file that cannot be read; TypeError
+    for entries that are no real numbers.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray | Tensor | str | Path,
+        *,
+        documents: np.ndarray | None = None,
+        validation: float = 0.05,
+        buffer_rows: int = 65_536,
+    ) -> None:
+        self._x = _opened(x)
+        rows, width = self._x.shape
+        self._documents = np.arange(rows) if documents is None else np.asarray(documents)
+        if self._documents.shape != (rows,):
+            raise ValueError(f"documents has shape {self._documents.shape}, expected ({rows},)")
+        names, document = np.unique(self._documents, return_inverse=True)
+        self._held_out = held_out(len(names), validation)[document]
+        self._block = BLOCK if isinstance(self._x, np.memmap) else 1
+        self.widths = {"": width}
+        self.validation_rows = int(self._held_out.sum())
+        self.rows = rows - self.validation_rows
+        self.buffer_rows = buffer_rows
+
+    @property
+    def units(self) -> int:
+        """Number of blocks of a file, or of rows in memory."""
+        return -(-len(self._x) // self._block)
+
+    @property
+    def units_per_buffer(self) -> int:
+        """Blocks or rows that are read at a time."""
+        return max(1, self.buffer_rows // self._block)
+
+    def read(self, units: np.ndarray) -> Batch:
+        """Return the rows of these blocks that are not held out."""
+        rows = (units[:, None] * self._block + np.arange(self._block)).reshape(-1)
+        rows = rows[rows < len(self._x)]
+        return self._rows(rows[~self._held_out[rows]])
+
+    def validation(self, *, batch: int) -> Iterator[Batch]:
+        """Iterate over the held-out rows in the array's order."""
+        rows = np.flatnonzero(self._held_out)
+        for start in range(0, len(rows), batch):
+            yield self._rows(rows[start : start + batch])
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return shape, type, and a hash of up to 4096 rows spread over the array and of the documents."""
+        rows = np.unique(np.linspace(0, len(self._x) - 1, 4096).astype(np.int64))
+        digest = hashlib.sha256(_numpy(self._x[rows]).tobytes())
+        digest.update(self._documents.tobytes())
+        digest.update(self._held_out.tobytes())
+        shape = "×".join(map(str, self._x.shape))
+        return {"kind": "arrays", "shape": shape, "dtype": str(self._x.dtype), "content": digest.hexdigest()[:16]}
+
+    def describe(self) -> list[str]:
+        """Return how many rows there are and how many are held out."""
+        place = "memory-mapped file" if self._block > 1 else "array in memory"
+        return [
+            f"{place}, {self.rows:,} rows to train on, {self.validation_rows:,} held out for validation",
+        ]
+
+    def _rows(self, rows: np.ndarray) -> Batch:
+        picked = self._x[torch.from_numpy(rows)] if isinstance(self._x, Tensor) else torch.from_numpy(self._x[rows])
+        if not picked.is_floating_point():
+            picked = picked.float()
+        origins = np.stack([self._documents[rows], rows], axis=1).astype(np.int64)
+        return Batch({"": picked}, torch.from_numpy(origins))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraysSpec(SourceSpec):
+    """Rows of a .npy file. path: the file; validation: share of rows held out; buffer_rows: rows shuffled at a time."""
+
+    kind: ClassVar[str] = "arrays"
+    path: str
+    validation: float = 0.05
+    buffer_rows: int = 65_536
+
+    def build(self, *, device: str = "cpu") -> Arrays:
+        """Open the file; rows stay on the CPU until they are used."""
+        return Arrays(Path(self.path), validation=self.validation, buffer_rows=self.buffer_rows)
+
+
+def _opened(x: np.ndarray | Tensor | str | Path) -> np.ndarray | Tensor:
+    if isinstance(x, str | Path):
+        x = _mapped(Path(x))
+    elif isinstance(x, Tensor):
+        x = x.detach()
+    else:
+        x = np.asarray(x) if not isinstance(x, np.memmap) else x
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"expected an array of shape (rows, width) with rows, got shape {tuple(x.shape)}")
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "fiub":
+        raise TypeError(f"expected real numbers, got an array of {x.dtype}")
+    if isinstance(x, np.ndarray) and not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="))
+    return x
+
+
+def _mapped(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a .npy file of shape (rows, width)")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no .npy array ({error})") from error
+
+
+def _numpy(x: np.ndarray | Tensor) -> np.ndarray:
+    return x.cpu().float().numpy() if isinstance(x, Tensor) else np.ascontiguousarray(x)

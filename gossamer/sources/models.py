@@ -1,0 +1,255 @@
+"""Loading a transformer, with its tokenizer, to read activations from.
+
+Here lives the way from a name to a model in evaluation mode on a device, and the choice of its number format. Where the
+packaged models are is `assets`; hooks and activations are other modules. Only safetensors are read, and code that comes
+with a model is never run.
+"""
+
+import difflib
+import functools
+import importlib.util
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from gossamer.sources.assets import MODELS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TOKENIZER_FILES: Final = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece")
+_HUB_TIMEOUT_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Hold a model in evaluation mode, its tokenizer, and the name it was asked for by.
+
+    No parameter of `model` requires a gradient; gradients with respect to its inputs still flow.
+    """
+
+    model: torch.nn.Module
+    tokenizer: "PreTrainedTokenizerBase"
+    name: str
+
+
+def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
+    """Load a model and its tokenizer from a packaged model, a folder or the Hugging Face hub.
+
+    `name` is a key of `gossamer.sources.assets.MODELS`, else a folder with a configuration, a tokenizer and
+    safetensors, else a hub id. A model that was saved as a causal language model is loaded as one, with its head; any
+    other as its bare body (`AutoModel`), such as a sentence encoder.
+
+    `dtype` is "float32", "bfloat16", "float16" or "auto": bfloat16 where `fast_bfloat16` finds it fast, else float32.
+    "auto" rests on a measurement; a run that must be repeated exactly should note what it got, `model.dtype`.
+
+    Raises `ValueError` for an unknown name, device or dtype, for a model without safetensors, without a tokenizer or
+    with some weights missing, for one that needs code of its own, and if transformers is not installed. Warns if only
+    the pooling layer on top has no weights: it then starts at random, and nothing else depends on it.
+    """
+    where = _checked_device(device)
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of auto, {', '.join(_DTYPES)}, got {dtype!r}")
+    if importlib.util.find_spec("transformers") is None:
+        raise ValueError("loading a model needs transformers: `pip install gossamer[hf]`")
+    with _quiet():
+        source, local_files_only = _resolve(name)
+        if dtype == "auto":
+            dtype = "bfloat16" if fast_bfloat16(device) else "float32"
+        try:
+            tokenizer = _load_tokenizer(source, local_files_only)
+            model, missing = _load_weights(source, local_files_only, _DTYPES[dtype])
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot load the model {name!r}: {_first_line(error)}{_remedy(source, error)}") from error
+    _check_missing(name, missing)
+    model.to(where).eval().requires_grad_(False)
+    return LoadedModel(model=model, tokenizer=tokenizer, name=name)
+
+
+@functools.cache
+def fast_bfloat16(device: str) -> bool:
+    """Tell whether bfloat16 is the faster number format for matrix products on a device.
+
+    CUDA devices are asked whether they have it in hardware. A CPU is measured, once per process, a few milliseconds:
+    some processors multiply bfloat16 ten times as fast as float32, others emulate it at a fraction of the speed. For
+    every other kind of device the answer is no.
+
+    Raises `ValueError` for a device that this machine does not have.
+    """
+    where = _checked_device(device)
+    if where.type == "cuda":
+        with torch.cuda.device(where):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return where.type == "cpu" and _bfloat16_speedup() > 1.3
+
+
+def _bfloat16_speedup() -> float:
+    """Measure the time of a float32 product over that of the same product in bfloat16, on the CPU."""
+    pairs = [(torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)) for dtype in _DTYPES.values()][:2]
+    best = [float("inf"), float("inf")]
+    with torch.inference_mode():
+        # The fastest of several turns, taken alternately: whatever else the machine does slows down single turns.
+        for turn in range(9):
+            for index, (left, right) in enumerate(pairs):
+                start = time.perf_counter()
+                left @ right
+                if turn > 0:  # the first one of each kind also pays for setting up the kernel
+                    best[index] = min(best[index], time.perf_counter() - start)
+    return best[0] / best[1]
+
+
+def _checked_device(device: str) -> torch.device:
+    try:
+        where = torch.device(device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"there is no device {device!r} here ({_first_line(error)}); device='cpu' always works") from error
+    return where
+
+
+def _resolve(name: str) -> tuple[str, bool]:
+    """Return the folder or hub id that a name stands for, and whether only files on this machine can be used."""
+    if name in MODELS:
+        return str(MODELS[name]()), True
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder), True
+    close = difflib.get_close_matches(name.lower(), MODELS, n=2, cutoff=0.4) or sorted(MODELS)
+    known = f"the nearest packaged models are {', '.join(close)}"
+    if name.startswith((".", "/", "~")) or not _is_hub_id(name):
+        raise ValueError(f"there is no folder {name!r}, and it is not a hub id; {known}")
+    reachable = _hub_answers(name)
+    if not reachable and not _is_cached(name):
+        raise ValueError(
+            f"there is no packaged model or folder {name!r}, and the Hugging Face hub, where it might be, "
+            f"cannot be reached; {known}"
+        )
+    return name, not reachable
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _hub_answers(name: str) -> bool:
+    """Ask the hub once, because the loaders below repeat a failing request for 20 seconds and more."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(name, timeout=_HUB_TIMEOUT_SECONDS)
+    except HfHubHTTPError:
+        # An answer, such as "no such model": the loader gets the same one and says what it means.
+        return True
+    except Exception:  # the classes of network errors depend on the HTTP library that the hub client uses
+        return False
+    return True
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _load_tokenizer(source: str, local_files_only: bool) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if folder.is_dir() and not any(file.name.startswith(_TOKENIZER_FILES) for file in folder.iterdir()):
+        # Not left to transformers, which makes up an empty tokenizer for some architectures.
+        raise ValueError(f"{source} has no tokenizer (save one there with tokenizer.save_pretrained)")
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
+    if not tokenizer("text", add_special_tokens=False)["input_ids"]:
+        raise ValueError(f"the tokenizer of {source} has an empty vocabulary")
+    return tokenizer
+
+
+def _load_weights(source: str, local_files_only: bool, dtype: torch.dtype) -> tuple[torch.nn.Module, set[str]]:
+    """Return the model on the CPU, and the names of the parameters that the files have no values for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
+    model, report = _auto_class(config).from_pretrained(
+        source,
+        config=config,
+        dtype=dtype,
+        local_files_only=local_files_only,
+        output_loading_info=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return model, set(report["missing_keys"])
+
+
+def _auto_class(config: Any) -> Any:
+    """Choose by the class that was saved: nearly every architecture, BERT too, has some causal form in transformers."""
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    return AutoModelForCausalLM if causal in (config.architectures or ()) else AutoModel
+
+
+def _check_missing(name: str, missing: set[str]) -> None:
+    if not missing:
+        return
+    some = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
+    if all("pooler." in weight for weight in missing):
+        warnings.warn(f"the model {name!r} has no weights for its pooler ({some}): it starts at random", stacklevel=3)
+    else:
+        raise ValueError(f"the files of the model {name!r} lack {len(missing)} of its weights: {some}")
+
+
+def _remedy(source: str, error: Exception) -> str:
+    """Say what to do about the two refusals of transformers that are this library's wish."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return " (code that comes with a model is never run here: load it yourself and pass the torch module)"
+    if "safetensors" in text:
+        return f" (only safetensors are read: save {source} again with save_pretrained, by a program that trusts it)"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loaders' advice and the bars for reading weights; bars for downloads stay. Put all back at the end."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars, downloads = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        not are_progress_bars_disabled(),
+    )
+
+    def set_bars(switch: Callable[[], None]) -> None:
+        # transformers' switch turns the hub's bars as well
+        if bars:
+            switch()
+            (enable_progress_bars if downloads else disable_progress_bars)()
+
+    logging.set_verbosity_error()
+    set_bars(logging.disable_progress_bar)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        set_bars(logging.enable_progress_bar)

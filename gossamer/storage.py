@@ -1,0 +1,119 @@
+"""Writing so that nothing is ever half-written: to a temporary name beside the target, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["StorageError", "read_tensors", "replace_file", "replace_folder", "write_tensors"]
+
+TEMPORARY = ".writing"
+"""Suffix of what is being written; a leftover with it is never read and is overwritten."""
+
+
+class StorageError(OSError):
+    """Something could not be written; what was there before is intact."""
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary)` make a file and put it at `path` in one step.
+
+    Raises StorageError, naming the remedy, if the disk is full or the place cannot be written; the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    with _explained(path, temporary):
+        write(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
+
+
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary)` fill a folder and put it at `path`, in place of the one that may be there.
+
+    Raises StorageError as `replace_file` does.
+    """
+    temporary, old = (path.with_name(f"{path.name}{suffix}") for suffix in (TEMPORARY, ".replaced"))
+    with _explained(path, temporary):
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, dict(metadata))
+    except SafetensorError as error:
+        raise OSError(_errno_of(str(error)), str(error)) from error
+
+
+def read_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata.
+
+    Raises ValueError, naming the file, if it is missing, truncated or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error})") from error
+
+
+@contextmanager
+def _explained(path: Path, temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, StorageError):
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StorageError(
+            error.errno or errno.EIO,
+            f"cannot write {path}: {reason}. What was there before is intact. "
+            f"Free space or choose another folder; {_free(path)}",
+        ) from error
+
+
+def _free(path: Path) -> str:
+    existing = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    return f"{shutil.disk_usage(existing).free / 1e9:.2f} GB are free there"
+
+
+def _flush(file: Path) -> None:
+    with open(file, "rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _errno_of(message: str) -> int:
+    """Find the operating system's error number in a message such as '... (os error 28)'."""
+    _, found, rest = message.partition("os error ")
+    digits = rest.split(")")[0]
+    return int(digits) if found and digits.isdigit() else errno.EIO

@@ -1,0 +1,305 @@
+"""train: the one loop, for one autoencoder or a list of them that share every batch."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.autoencoder.initialise import start_from_data
+from gossamer.sources.source import Feed, Source, SourceSpec
+from gossamer.train import checkpoint as checkpoints
+from gossamer.train.checkpoint import Checkpoint
+from gossamer.train.devices import resolve_device
+from gossamer.train.interrupt import Interrupted, StopRequest
+from gossamer.train.metrics import MetricsLog, Progress
+from gossamer.train.plan import Plan, make_plan
+from gossamer.train.run import PythonSource, Run, RunSpec, autoencoder_folders, differences
+from gossamer.train.spec import TrainSpec, derive
+from gossamer.train.trainee import Trainee
+
+__all__ = ["DivergedError", "plan", "train"]
+
+SAMPLE_ROWS = 16_384
+"""Rows that scaling and biases are measured on."""
+
+
+class DivergedError(FloatingPointError):
+    """The loss became NaN or infinite."""
+
+
+def train(
+    autoencoders: SparseAutoencoder | Sequence[SparseAutoencoder],
+    source: Source,
+    spec: TrainSpec | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    described: SourceSpec | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train autoencoders on a source and return the run; the autoencoders are trained in place.
+
+    All of them see the same batches, so that a sweep pays for its rows once. With `out`, the folder receives
+    run.toml, metrics.jsonl, checkpoints/ and at the end sae/; without it nothing is kept.
+
+    resume: go on from the newest checkpoint in `out`, with the same arguments again; with none there, start. The
+    continued run equals the uninterrupted one bit for bit on the same machine. A finished run is opened as it is.
+    described: the spec that `source` was built from, so that run.toml can rebuild it (`gossamer train --resume`).
+    quiet: print neither plan nor progress.
+
+    Ctrl-C and SIGTERM save a checkpoint, say how to go on, and raise Interrupted.
+
+    Raises ValueError for what cannot be trained (width mismatch, unknown device, a folder that holds another run,
+    other arguments on resuming), DivergedError when the loss is no longer finite (the last good checkpoint stays),
+    StorageError when the disk is full (likewise).
+    """
+    session = _prepare(autoencoders, source, spec or TrainSpec(), described, out=out, resume=resume)
+    if isinstance(session, Run):
+        _say(f"{session.folder} is finished; nothing to do", quiet=quiet)
+        return session
+    with torch.random.fork_rng(devices=_cuda_devices(session.device)):
+        session.begin(quiet=quiet)
+        try:
+            session.loop(quiet=quiet)
+        finally:
+            session.log.close()
+    return session.finish()
+
+
+def plan(
+    autoencoders: SparseAutoencoder | Sequence[SparseAutoencoder],
+    source: Source,
+    spec: TrainSpec | None = None,
+    *,
+    out: str | Path | None = None,
+) -> Plan:
+    """Return what `train` would do with these arguments, without doing it (`--dry-run`)."""
+    session = _prepare(autoencoders, source, spec or TrainSpec(), None, out=out, resume=False)
+    assert isinstance(session, _Session)
+    return session.plan()
+
+
+@dataclass
+class _Session:
+    """A run while it is going on: what the loop reads and changes."""
+
+    run: RunSpec
+    source: Source
+    trainees: list[Trainee]
+    feed: Feed
+    folder: Path | None
+    device: torch.device
+    log: MetricsLog
+    step: int = 0
+    resumed: bool = False
+
+    def begin(self, *, quiet: bool) -> None:
+        """Start from data, or from the newest checkpoint; say what will happen; only then touch the folder."""
+        place = checkpoints.newest(self.folder) if self.folder and self.resumed else None
+        torch.manual_seed(self.run.train.seed)
+        saved = checkpoints.read(place) if place else None
+        if saved:
+            self._restore(saved)
+        else:
+            self._start_from_data()
+        plan = self.plan()
+        _say(str(plan), quiet=quiet)
+        if saved:
+            _say(f"resume   from step {self.step:,} of {self.run.train.steps:,}", quiet=quiet)
+        if self.folder is not None:
+            plan.check_disk(self.folder)
+            self.run.write(self.folder)
+            self.log = MetricsLog(self.folder / "metrics.jsonl")
+            self.log.truncate(saved.log_bytes if saved else 0)
+
+    def loop(self, *, quiet: bool) -> None:
+        """Batch → step of every model → log → checkpoint, until the rows are used up or somebody stops it."""
+        spec = self.run.train
+        began = time.monotonic()
+        progress = Progress(spec.steps, done=self.step, quiet=quiet)
+        with StopRequest() as stop, progress:
+            while self.step < spec.steps:
+                batch = self.feed.next()
+                rows = {site: x.to(self.device, torch.float32) for site, x in batch.rows.items()}
+                for trainee in self.trainees:
+                    trainee.step(rows[self.source.site(trainee.sae.spec.site)], self.step)
+                self.step += 1
+                last = self.step == spec.steps
+                figures = self._log(began) if self.step % spec.log_every == 0 or last else None
+                progress.advance(self.step, figures)
+                if self.step % spec.checkpoint_every == 0 or last or stop.signal:
+                    self._save()
+                if stop.signal and not last:
+                    raise Interrupted(self._stopped(stop.signal), stop.signal)
+
+    def finish(self) -> Run:
+        """Fold the scaling into the weights and write the autoencoders."""
+        for trainee in self.trainees:
+            trainee.optimizer.zero_grad()
+            trainee.sae.fold()
+            trainee.sae.eval()
+        run = Run(self.folder, tuple(trainee.sae for trainee in self.trainees))
+        run.save()
+        return run
+
+    def plan(self) -> Plan:
+        """Return the plan, measured."""
+        sample = self.feed.sample(self.run.train.batch)
+        return make_plan(
+            self.source, self.trainees, sample, self.run.train, self.folder, done=self.step
+        )
+
+    def _start_from_data(self) -> None:
+        sample = self.feed.sample(SAMPLE_ROWS)
+        for trainee in self.trainees:
+            rows = sample.rows[self.source.site(trainee.sae.spec.site)]
+            start_from_data(trainee.sae, rows.to(self.device, torch.float32))
+
+    def _log(self, began: float) -> dict[str, float]:
+        """Write a line per model, and return the first model's figures for the progress display."""
+        self._require_finite()
+        figures: dict[str, float] = {}
+        for number, trainee in enumerate(self.trainees):
+            values = trainee.log()
+            rate = trainee.derived.learning_rate_at(self.step - 1, trainee.steps)
+            record = {"step": self.step, "rows": self.step * self.run.train.batch, "model": number}
+            timing = {"seconds": round(time.monotonic() - began, 3)}
+            self.log.write({**record, "learning_rate": rate, **values, **timing})
+            figures = figures or values
+        return {name: figures[name] for name in ("reconstruction", "l0", "dead")}
+
+    def _require_finite(self) -> None:
+        for number, trainee in enumerate(self.trainees):
+            bad = int(trainee.first_bad_step)
+            if bad >= 0:
+                batch = self.run.train.batch
+                place = checkpoints.newest(self.folder) if self.folder else None
+                raise DivergedError(
+                    f"the loss of model {number} ({trainee.sae.spec.name}) stopped being finite in batch {bad:,} "
+                    f"(rows {bad * batch:,} to {(bad + 1) * batch:,} of the run); the learning rate was "
+                    f"{trainee.derived.learning_rate:.2g}: try a third of it. "
+                    f"The last good checkpoint is {place or 'none'}"
+                )
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless the loss has gone bad: the last good one must stay."""
+        if self.folder is None:
+            return
+        self._require_finite()
+        self.log.sync()
+        tensors: dict[str, Tensor] = {"rng.cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        tensors |= {f"feed.{name}": t for name, t in self.feed.state_dict().items()}
+        for number, trainee in enumerate(self.trainees):
+            tensors |= {f"{number}.{name}": t for name, t in trainee.state_dict().items()}
+        checkpoints.write(self.folder, Checkpoint(self.step, self.log.bytes, tensors))
+
+    def _restore(self, saved: Checkpoint) -> None:
+        self.step = saved.step
+        torch.set_rng_state(saved.tensors["rng.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved.tensors["rng.cuda"], self.device)
+        self.feed.load_state_dict(saved.part("feed"))
+        for number, trainee in enumerate(self.trainees):
+            trainee.load_state_dict(saved.part(str(number)))
+
+    def _stopped(self, number: int) -> str:
+        name = signal.Signals(number).name
+        if self.folder is None:
+            return f"stopped by {name} at step {self.step:,}; nothing was kept, because no folder was given"
+        again = f"gossamer train --resume {shlex.quote(str(self.folder))}"
+        if isinstance(self.run.source, PythonSource):
+            again = f"gs.train(..., out={str(self.folder)!r}, resume=True) with the same arguments"
+        return f"stopped by {name}, saved at step {self.step:,} of {self.run.train.steps:,}. Go on with: {again}"
+
+
+def _prepare(
+    autoencoders: SparseAutoencoder | Sequence[SparseAutoencoder],
+    source: Source,
+    spec: TrainSpec,
+    described: SourceSpec | None,
+    *,
+    out: str | Path | None,
+    resume: bool,
+) -> _Session | Run:
+    """Check everything that can be wrong, and set up a session; or open the run that is finished already."""
+    saes = [autoencoders] if isinstance(autoencoders, SparseAutoencoder) else list(autoencoders)
+    if not saes:
+        raise ValueError("no autoencoder to train")
+    if len({id(sae) for sae in saes}) < len(saes):
+        raise ValueError("the same autoencoder is in the list twice; build each with a seed of its own")
+    for sae in saes:
+        width = source.widths[source.site(sae.spec.site)]
+        if width != sae.spec.input_width:
+            raise ValueError(
+                f"{sae.spec.name} has input_width {sae.spec.input_width}, but the rows are {width} wide"
+            )
+    device = resolve_device(spec.device)
+    derived = tuple(derive(spec, sae.spec) for sae in saes)
+    from gossamer import __version__
+
+    run = RunSpec(
+        autoencoders=tuple(sae.spec for sae in saes),
+        source=described or PythonSource(),
+        train=spec,
+        fingerprint=source.fingerprint(),
+        derived=derived,
+        version=__version__,
+    )
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        going_on = _check_folder(folder, run, resume=resume)
+        if going_on is not None:
+            finished = all((place / "spec.json").is_file() for place in autoencoder_folders(folder, run.autoencoders))
+            if finished:
+                return Run.open(folder)
+            run = going_on
+    trainees = [
+        Trainee(sae.to(device).train(), spec.optimizer, numbers, steps=spec.steps)
+        for sae, numbers in zip(saes, run.derived, strict=True)
+    ]
+    feed = Feed(source, batch=spec.batch, seed=spec.seed)
+    return _Session(run, source, trainees, feed, folder, device, MetricsLog(None), resumed=resume)
+
+
+def _check_folder(folder: Path, run: RunSpec, *, resume: bool) -> RunSpec | None:
+    """Return the run that the folder holds if it is to be resumed, None if there is none."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; the run needs a folder")
+    if not (folder / "run.toml").exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run; choose another folder")
+        return None
+    if not resume:
+        raise ValueError(
+            f"{folder} already holds a run; continue it with resume=True (gossamer train --resume {folder}), "
+            "or choose another folder"
+        )
+    saved = RunSpec.read(folder)
+    free = {"derived": saved.derived, "version": saved.version}
+    different = differences(saved, run.replace(**free))
+    if different:
+        raise ValueError(
+            f"{folder} holds a run with other arguments; resuming needs the same ones again:\n  "
+            + "\n  ".join(different)
+        )
+    return saved
+
+
+def _cuda_devices(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _say(text: str, *, quiet: bool) -> None:
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,108 @@
+"""The plan that is printed before a run: models, rows, memory, time, folder. Time is measured, not guessed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gossamer import kernels
+from gossamer.sources.source import Batch, Source
+from gossamer.storage import StorageError
+from gossamer.train.checkpoint import KEEP
+from gossamer.train.spec import TrainSpec
+from gossamer.train.trainee import Trainee
+
+__all__ = ["Plan", "make_plan"]
+
+FLOAT = 4
+"""Bytes of a float32."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and need. memory: bytes beside the model that rows come from; disk: bytes in the folder."""
+
+    lines: tuple[str, ...]
+    memory: int
+    disk: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def check_disk(self, folder: Path) -> None:
+        """Raise StorageError if the folder's disk cannot hold the run."""
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < self.disk:
+            raise StorageError(
+                f"the run needs {gigabytes(self.disk)} in {folder}, and {gigabytes(free)} are free there; "
+                "free space or choose another folder"
+            )
+
+
+def make_plan(
+    source: Source, trainees: Sequence[Trainee], sample: Batch, spec: TrainSpec, folder: Path | None, *, done: int
+) -> Plan:
+    """Measure a forward pass of the source and of each model, and add up memory, disk and time."""
+    parameters = sum(p.numel() for trainee in trainees for p in trainee.sae.parameters())
+    widest = max(trainee.sae.spec.latents for trainee in trainees)
+    buffer = source.bytes_per_row * (source.buffer_rows + spec.batch)
+    memory = 4 * FLOAT * parameters + 2 * FLOAT * widest * spec.batch + buffer
+    disk = (KEEP + 1) * 3 * FLOAT * parameters + FLOAT * parameters
+    per_row = _seconds_per_row(source) + sum(_seconds_per_step(t, source, sample) for t in trainees) / len(sample)
+    seconds = per_row * (spec.steps - done) * spec.batch
+    epochs = spec.steps * spec.batch / source.rows
+    lines = [f"source   {source.describe()[0]}", *(f"         {line}" for line in source.describe()[1:])]
+    for trainee in trainees:
+        sae, derived = trainee.sae.spec, trainee.derived
+        lines += [
+            f"model    {sae.name}: {sae.input_width} → {sae.latents} latents, {sae.sparsity!r}",
+            f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
+            f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
+        ]
+    device = trainees[0].sae.encoder.weight.device
+    lines += [
+        f"rows     {spec.steps * spec.batch:,} in {spec.steps:,} steps of {spec.batch:,} ({epochs:.2f} epochs)",
+        f"memory   {gigabytes(memory)}, of which {gigabytes(buffer)} to shuffle {source.buffer_rows:,} rows",
+        f"time     about {duration(seconds)} on {device} ({kernels.backend(device)} kernels)",
+        f"folder   {folder or 'none: nothing is kept on disk'}" + (f", {gigabytes(disk)}" if folder else ""),
+    ]
+    return Plan(tuple(lines), memory, disk, seconds)
+
+
+def gigabytes(count: float) -> str:
+    """Return bytes as a person reads them."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a person reads them."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _seconds_per_row(source: Source) -> float:
+    units = np.arange(min(source.units, max(1, source.units_per_buffer // 32)))
+    source.read(units[:1])
+    start = time.perf_counter()
+    rows = len(source.read(units))
+    return (time.perf_counter() - start) / max(rows, 1)
+
+
+def _seconds_per_step(trainee: Trainee, source: Source, sample: Batch) -> float:
+    """Time forward and backward on the sample; weights and optimizer stay as they are."""
+    x = sample.rows[source.site(trainee.sae.spec.site)].to(trainee.sae.encoder.weight)
+    seconds = float("inf")
+    for _ in range(2):
+        start = time.perf_counter()
+        trainee.sae.loss(x, dead=trainee.dead.indices).total.backward()
+        seconds = min(seconds, time.perf_counter() - start)
+        trainee.optimizer.zero_grad()
+    return seconds

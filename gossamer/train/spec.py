@@ -1,0 +1,112 @@
+"""TrainSpec: what a person says about a training run, and the rules by which everything else is derived from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gossamer.autoencoder.autoencoder import AutoencoderSpec
+from gossamer.spec import Spec
+
+__all__ = ["Adam", "Derived", "TrainSpec", "derive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Spec):
+    """Adam (Kingma & Ba 2014, https://arxiv.org/abs/1412.6980), in one fused pass over weights and moments."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
+            raise ValueError(f"betas lie in [0, 1) and eps above 0; got {self.to_dict()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec(Spec):
+    """Say how to train. Only `rows` and `batch` matter to most people; what is None is derived (see `derive`).
+
+    rows: how many rows to train on; more than the source holds means further epochs, each in a new order.
+    batch: rows per step. seed: of the order of rows and of everything random in training.
+    learning_rate: at its plateau. warmup_steps: of linear rise from 0. decay_steps: of linear fall to 0 at the end.
+    dead_after: rows without activity after which a latent counts as dead.
+    checkpoint_every, log_every: in steps. device: "auto" is the GPU if there is one.
+    """
+
+    rows: int = 1_000_000
+    batch: int = 2048
+    seed: int = 0
+    learning_rate: float | None = None
+    warmup_steps: int | None = None
+    decay_steps: int | None = None
+    dead_after: int | None = None
+    optimizer: Adam = Adam()
+    checkpoint_every: int = 500
+    log_every: int = 20
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "batch", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("warmup_steps", "decay_steps", "dead_after"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if self.rows < self.batch:
+            raise ValueError(
+                f"rows = {self.rows:,} is less than one batch of {self.batch:,}; raise rows or lower batch"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Number of whole batches."""
+        return self.rows // self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived(Spec):
+    """The numbers of one autoencoder's training that follow from its spec and the TrainSpec."""
+
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    dead_after: int
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Return the learning rate of step 0 … steps − 1: rise, plateau, fall."""
+        rise = (step + 1) / (self.warmup_steps + 1)
+        fall = (steps - step) / (self.decay_steps + 1)
+        return self.learning_rate * min(1.0, rise, fall)
+
+
+def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
+    """Return the numbers for one autoencoder.
+
+    - learning rate: 5e-3 · √(4608 / latents). The falling square root is the scaling law of Gao et al. 2024
+      (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the optimum measured on activations of three
+      layers and two models (docs/decisions.md).
+    - warm-up: a twentieth of the steps, at most 1000.
+    - decay: the last fifth of the steps, linearly to 0 (Conerly et al. 2024,
+      https://transformer-circuits.pub/2024/april-update).
+    - dead window: an eighth of the rows, at least 32 batches and at most 10 million (Gao et al. 2024 use 10 million
+      rows on runs of billions).
+    """
+    steps = train.steps
+    given = (train.learning_rate, train.warmup_steps, train.decay_steps, train.dead_after)
+    rules = (
+        5e-3 * math.sqrt(4608 / autoencoder.latents),
+        min(1000, steps // 20),
+        steps // 5,
+        min(10_000_000, max(train.rows // 8, 32 * train.batch)),
+    )
+    rate, warmup, decay, dead = (rule if value is None else value for value, rule in zip(given, rules, strict=True))
+    return Derived(
+        learning_rate=float(rate), warmup_steps=int(warmup), decay_steps=int(decay), dead_after=int(dead)
+    )

@@ -1,0 +1,117 @@
+"""Trainee: one autoencoder in training, with its optimizer and its account of dead latents."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
+from gossamer.codes import SparseCodes
+from gossamer.train.spec import Adam, Derived
+
+__all__ = ["DeadLatents", "Trainee"]
+
+
+class DeadLatents:
+    """Count for how many rows each latent has been silent.
+
+    silent_rows: `(latents,)` int64. A latent is dead once it has been silent for `dead_after` rows. `indices`, what
+    the auxiliaries see, is brought up to date every `REFRESH` steps only, because its length is a question to the
+    device.
+    """
+
+    REFRESH = 16
+
+    def __init__(self, latents: int, *, dead_after: int, device: torch.device) -> None:
+        self.dead_after = dead_after
+        self.silent_rows = torch.zeros(latents, dtype=torch.int64, device=device)
+        self.indices = torch.empty(0, dtype=torch.int64, device=device)
+
+    def update(self, codes: SparseCodes) -> None:
+        """Take note of the latents that were active in a batch."""
+        active = torch.zeros_like(self.silent_rows, dtype=codes.values.dtype)
+        active.index_add_(0, codes.indices, codes.values.ne(0).to(active.dtype))
+        self.silent_rows.add_(codes.rows).mul_(active == 0)
+
+    def refresh(self) -> None:
+        """Bring `indices` up to date."""
+        self.indices = (self.silent_rows >= self.dead_after).nonzero()[:, 0]
+
+    def share(self) -> Tensor:
+        """Return the share of latents that are dead."""
+        return (self.silent_rows >= self.dead_after).double().mean()
+
+
+class Trainee:
+    """Train one autoencoder on batches that somebody else hands out.
+
+    Sums of the loss terms and of L0 since the last log line are kept on the device; `log` reads them out.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, adam: Adam, derived: Derived, *, steps: int) -> None:
+        self.sae, self.derived, self.steps = sae, derived, steps
+        self.optimizer = torch.optim.Adam(
+            sae.parameters(), lr=derived.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=True
+        )
+        device = sae.encoder.weight.device
+        self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
+        self.names = ["loss", "reconstruction"]
+        self.names += [part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries)] + ["l0"]
+        self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def step(self, x: Tensor, step: int) -> None:
+        """Train on `(rows, input_width)` rows."""
+        if step % DeadLatents.REFRESH == 0:
+            self.dead.refresh()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.derived.learning_rate_at(step, self.steps)
+        loss = self.sae.loss(x, dead=self.dead.indices)
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        self.sae.before_step()
+        self.optimizer.step()
+        self.sae.after_step()
+        self.dead.update(loss.codes)
+        self._note(loss, step)
+
+    def _note(self, loss: Loss, step: int) -> None:
+        l0 = loss.codes.values.count_nonzero() / loss.codes.rows
+        values = [loss.total.detach(), *loss.terms.values(), l0, torch.ones_like(l0)]
+        self.sums += torch.stack([value.double() for value in values])
+        bad = ~torch.isfinite(loss.total.detach()) & (self.first_bad_step < 0)
+        self.first_bad_step = torch.where(bad, step, self.first_bad_step)
+
+    def log(self) -> dict[str, float]:
+        """Return the means since the last call, and the share of dead latents."""
+        *sums, count = self.sums.tolist()
+        self.sums.zero_()
+        means = {name: total / count for name, total in zip(self.names, sums, strict=True)}
+        return {**means, "dead": self.dead.share().item()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that the next steps depend on, as named tensors."""
+        state = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        for name, parameter in self.sae.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                state[f"optimizer.{name}.{key}"] = value
+        dead = {"silent_rows": self.dead.silent_rows, "indices": self.dead.indices}
+        state |= {f"dead.{name}": tensor for name, tensor in dead.items()}
+        return state | {"sums": self.sums, "first_bad_step": self.first_bad_step}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        device = self.sums.device
+        saved = {n.removeprefix("sae."): t for n, t in state.items() if n.startswith("sae.")}
+        self.sae.load_state_dict(saved)
+        for name, parameter in self.sae.named_parameters():
+            prefix = f"optimizer.{name}."
+            moments = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+            self.optimizer.state[parameter] = {
+                key: t.clone() if key == "step" and t.device.type == "cpu" else t.to(device).clone()
+                for key, t in moments.items()
+            }
+        self.dead.silent_rows = state["dead.silent_rows"].to(device)
+        self.dead.indices = state["dead.indices"].to(device)
+        self.sums = state["sums"].to(device)
+        self.first_bad_step = state["first_bad_step"].to(device)
