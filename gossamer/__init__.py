@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from gossamer.sources.activations import Activations as Activations
     from gossamer.sources.arrays import Arrays as Arrays
     from gossamer.spec import Spec as Spec
-    from gossamer.train.loop import plan as plan
-    from gossamer.train.loop import train as train
-    from gossamer.train.run import Run as Run
-    from gossamer.train.spec import TrainSpec as TrainSpec
+    from gossamer.training.loop import plan as plan
+    from gossamer.training.loop import train as train
+    from gossamer.training.run import Run as Run
+    from gossamer.training.spec import TrainSpec as TrainSpec
 
 __version__ = "0.1.0"
 
@@ -30,16 +30,16 @@ _HOMES = {
     "Activations": "gossamer.sources.activations",
     "Arrays": "gossamer.sources.arrays",
     "AutoencoderSpec": "gossamer.autoencoder.autoencoder",
-    "Run": "gossamer.train.run",
+    "Run": "gossamer.training.run",
     "SparseAutoencoder": "gossamer.autoencoder.autoencoder",
     "SparseCodes": "gossamer.codes",
     "Spec": "gossamer.spec",
-    "TrainSpec": "gossamer.train.spec",
+    "TrainSpec": "gossamer.training.spec",
     "load": "gossamer.autoencoder.files",
-    "plan": "gossamer.train.loop",
+    "plan": "gossamer.training.loop",
     "preset": "gossamer.autoencoder.presets",
     "save": "gossamer.autoencoder.files",
-    "train": "gossamer.train.loop",
+    "train": "gossamer.training.loop",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

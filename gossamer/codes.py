@@ -36,9 +36,7 @@ class SparseCodes:
     def __post_init__(self) -> None:
         if self.offsets.dim() != 1 or self.indices.dim() != 1 or self.indices.shape != self.values.shape:
             shapes = [tuple(t.shape) for t in (self.offsets, self.indices, self.values)]
-            raise ValueError(
-                f"offsets (rows + 1,), indices and values (entries,) expected, got shapes {shapes}"
-            )
+            raise ValueError(f"offsets (rows + 1,), indices and values (entries,) expected, got shapes {shapes}")
 
     @property
     def rows(self) -> int:
@@ -66,9 +64,7 @@ class SparseCodes:
 
     def to_csr(self) -> Tensor:
         """Return a torch sparse CSR tensor that shares these buffers."""
-        return torch.sparse_csr_tensor(
-            self.offsets, self.indices, self.values, size=self.shape, check_invariants=False
-        )
+        return torch.sparse_csr_tensor(self.offsets, self.indices, self.values, size=self.shape, check_invariants=False)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """Return a scipy.sparse.csr_array without the entries that hold zero."""
@@ -100,9 +96,7 @@ class SparseCodes:
 
     def replace_values(self, values: Tensor) -> Self:
         """Return codes active in the same places with other values."""
-        return type(self)(
-            offsets=self.offsets, indices=self.indices, values=values, latents=self.latents
-        )
+        return type(self)(offsets=self.offsets, indices=self.indices, values=values, latents=self.latents)
 
     def detach(self) -> Self:
         """Return the same codes outside the autograd graph."""

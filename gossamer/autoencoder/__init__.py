@@ -1,1 +1,3 @@
 """Autoencoders: encoder, sparsity, decoder and losses, and their combinations."""
+
+from gossamer.autoencoder.presets import preset as preset

@@ -44,9 +44,7 @@ class AutoencoderSpec(Spec):
 
     def __post_init__(self) -> None:
         if self.input_width < 1 or self.latents < 1:
-            raise ValueError(
-                f"input_width and latents must be at least 1, got {self.input_width} and {self.latents}"
-            )
+            raise ValueError(f"input_width and latents must be at least 1, got {self.input_width} and {self.latents}")
         self.sparsity.check(latents=self.latents)
 
     def build(self, *, seed: int = 0) -> SparseAutoencoder:
@@ -99,9 +97,7 @@ class SparseAutoencoder(nn.Module):
     def decode(self, codes: SparseCodes) -> Tensor:
         """Return the rows `(rows, input_width)` that the codes stand for."""
         if codes.latents != self.spec.latents:
-            raise ValueError(
-                f"codes of {codes.latents} latents given to an autoencoder of {self.spec.latents}"
-            )
+            raise ValueError(f"codes of {codes.latents} latents given to an autoencoder of {self.spec.latents}")
         return self.scaler.undo(self.decoder(codes.replace_values(codes.values * self.scaler.scale)))
 
     def forward(self, x: Tensor) -> Output:
@@ -141,6 +137,11 @@ class SparseAutoencoder(nn.Module):
     def after_step(self) -> None:
         """Apply the decoder's constraint to its weight; call after the optimizer's step."""
         self.decoder.after_step()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.weight.device
 
     @property
     def is_fresh(self) -> bool:

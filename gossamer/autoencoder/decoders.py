@@ -12,7 +12,7 @@ from gossamer import kernels
 from gossamer.codes import SparseCodes
 from gossamer.spec import Spec
 
-__all__ = ["Constraint", "Decoder", "Free", "Linear", "LinearDecoder", "UnitRows"]
+__all__ = ["Constraint", "Decoder", "DecoderModule", "Free", "Linear", "LinearDecoder", "UnitRows"]
 
 
 class Constraint(Spec):
@@ -52,10 +52,27 @@ class UnitRows(Constraint):
         weight.div_(norm.clamp_min_(torch.finfo(weight.dtype).tiny))
 
 
+class DecoderModule(nn.Module):
+    """What every decoder is: directions `weight` `(latents, input_width)`, `bias` `(input_width,)`, and `forward`."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def forward(self, codes: SparseCodes) -> Tensor:
+        """Return the rows `(rows, input_width)` of some codes."""
+        raise NotImplementedError
+
+    def before_step(self) -> None:
+        """Apply what constrains the directions to their gradient; call between backward and the optimizer's step."""
+
+    def after_step(self) -> None:
+        """Apply what constrains the directions to them; call after the optimizer's step."""
+
+
 class Decoder(Spec):
     """The family of decoders: `build(input_width=, latents=)` makes the module."""
 
-    def build(self, *, input_width: int, latents: int) -> nn.Module:
+    def build(self, *, input_width: int, latents: int) -> DecoderModule:
         """Return a module that maps SparseCodes to `(rows, input_width)`."""
         raise NotImplementedError
 
@@ -72,7 +89,7 @@ class Linear(Decoder):
         return LinearDecoder(input_width, latents, self.constraint)
 
 
-class LinearDecoder(nn.Module):
+class LinearDecoder(DecoderModule):
     """Hold weight `(latents, input_width)`, one direction per row, and bias `(input_width,)`."""
 
     def __init__(self, input_width: int, latents: int, constraint: Constraint) -> None:

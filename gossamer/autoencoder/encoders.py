@@ -16,7 +16,7 @@ from gossamer import kernels
 from gossamer.codes import SparseCodes
 from gossamer.spec import Spec
 
-__all__ = ["Encoder", "Linear", "LinearEncoder", "PreActivations"]
+__all__ = ["Encoder", "EncoderModule", "Linear", "LinearEncoder", "PreActivations"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +42,24 @@ class PreActivations:
 
     def of(self, latents: Tensor) -> PreActivations:
         """Return the pre-activations of some latents only, `(rows, len(latents))`."""
-        return PreActivations(
-            self.x, self.weight.index_select(0, latents), self.bias.index_select(0, latents)
-        )
+        return PreActivations(self.x, self.weight.index_select(0, latents), self.bias.index_select(0, latents))
+
+
+class EncoderModule(nn.Module):
+    """What every encoder is: weight `(latents, width)` and bias `(latents,)` of its last affine map, and `forward`."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def forward(self, x: Tensor) -> PreActivations:
+        """Return the pre-activations of `(rows, input_width)` rows."""
+        raise NotImplementedError
 
 
 class Encoder(Spec):
     """The family of encoders: `build(input_width=, latents=)` makes the module."""
 
-    def build(self, *, input_width: int, latents: int) -> nn.Module:
+    def build(self, *, input_width: int, latents: int) -> EncoderModule:
         """Return a module that maps `(rows, input_width)` to PreActivations of `latents`."""
         raise NotImplementedError
 
@@ -66,7 +75,7 @@ class Linear(Encoder):
         return LinearEncoder(input_width, latents)
 
 
-class LinearEncoder(nn.Module):
+class LinearEncoder(EncoderModule):
     """Hold weight `(latents, input_width)`, one latent per row, and bias `(latents,)`."""
 
     def __init__(self, input_width: int, latents: int) -> None:

@@ -61,7 +61,5 @@ def _find(folder: Path) -> Path:
     if several:
         raise ValueError(f"{folder} holds {len(several)} autoencoders; choose one: {', '.join(map(str, several))}")
     if (folder / "checkpoints").is_dir():
-        raise ValueError(
-            f"{folder} is a run that has not finished; continue it with: gossamer train --resume {folder}"
-        )
+        raise ValueError(f"{folder} is a run that has not finished; continue it with: gossamer train --resume {folder}")
     raise ValueError(f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}")

@@ -53,9 +53,7 @@ class Auxiliary(Spec):
 
     weight: float
 
-    def __call__(
-        self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor
-    ) -> Tensor:
+    def __call__(self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor) -> Tensor:
         """Return a scalar.
 
         residual: `(rows, input_width)`, target minus reconstruction, outside the graph; dead: indices of the dead
@@ -80,9 +78,7 @@ class AuxK(Auxiliary):
     weight: float = 1 / 32
     k: int | None = None
 
-    def __call__(
-        self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor
-    ) -> Tensor:
+    def __call__(self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor) -> Tensor:
         """Return the auxiliary loss without its weight; zero if no latent is dead."""
         if dead.shape[0] == 0:
             return residual.new_zeros(())

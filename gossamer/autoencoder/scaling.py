@@ -1,4 +1,4 @@
-"""Scaling: the units in which an autoencoder is trained, so that learning rates and penalties mean the same on any data.
+"""Scaling: the units in which an autoencoder is trained, so that learning rates mean the same on any data.
 
 Codes and decoder rows always speak the input's own units. Scaling changes only what the two biases are counted in,
 which is why it folds into them without a trace (`SparseAutoencoder.fold`).

@@ -38,7 +38,7 @@ def backend(device: torch.device | str) -> str:
     return "torch-cpu" if torch.device(device).type == "cpu" else "reference"
 
 
-def _implementation(x: Tensor):  # noqa: ANN202 - a module
+def _implementation(x: Tensor):
     return torch_cpu if x.device.type == "cpu" else reference
 
 
@@ -99,11 +99,11 @@ def _(offsets: Tensor, indices: Tensor, values: Tensor, g: Tensor, latents: int)
     return g.new_empty((latents, g.shape[1]))
 
 
-def _save_gather_dot(ctx, inputs, output) -> None:  # noqa: ANN001
+def _save_gather_dot(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gather_dot_backward(ctx, g: Tensor):  # noqa: ANN001, ANN202
+def _gather_dot_backward(ctx, g: Tensor):
     x, weight, offsets, indices = ctx.saved_tensors
     x_needs, weight_needs = ctx.needs_input_grad[:2]
     return (
@@ -114,11 +114,11 @@ def _gather_dot_backward(ctx, g: Tensor):  # noqa: ANN001, ANN202
     )
 
 
-def _save_gather_sum(ctx, inputs, output) -> None:  # noqa: ANN001
+def _save_gather_sum(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _gather_sum_backward(ctx, g: Tensor):  # noqa: ANN001, ANN202
+def _gather_sum_backward(ctx, g: Tensor):
     offsets, indices, values, weight = ctx.saved_tensors
     _, _, values_need, weight_needs = ctx.needs_input_grad
     return (
@@ -129,11 +129,11 @@ def _gather_sum_backward(ctx, g: Tensor):  # noqa: ANN001, ANN202
     )
 
 
-def _save_scatter_outer(ctx, inputs, output) -> None:  # noqa: ANN001
+def _save_scatter_outer(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs[:4])
 
 
-def _scatter_outer_backward(ctx, g_weight: Tensor):  # noqa: ANN001, ANN202
+def _scatter_outer_backward(ctx, g_weight: Tensor):
     offsets, indices, values, g = ctx.saved_tensors
     _, _, values_need, g_needs, _ = ctx.needs_input_grad
     return (

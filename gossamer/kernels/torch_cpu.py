@@ -7,6 +7,8 @@ Legend: B rows, D input width, F latents, E entries, K per row, C candidates.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear, pad
@@ -15,6 +17,10 @@ from gossamer.kernels import reference
 from gossamer.kernels.capability import fast_bfloat16
 
 __all__ = ["gather_dot", "gather_sum", "scatter_outer", "select_positive", "select_topk"]
+
+with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
+    warnings.simplefilter("ignore")
+    torch.zeros(1, 1).to_sparse_csr()
 
 DENSE = 0.1
 """Density from which the dense products are used."""
@@ -91,9 +97,7 @@ def scatter_outer(offsets: Tensor, indices_E: Tensor, values_E: Tensor, g_BD: Te
 
 
 def _bag(offsets: Tensor, indices_E: Tensor, values_E: Tensor, table: Tensor) -> Tensor:
-    return embedding_bag(
-        indices_E, table, offsets, mode="sum", per_sample_weights=values_E, include_last_offset=True
-    )
+    return embedding_bag(indices_E, table, offsets, mode="sum", per_sample_weights=values_E, include_last_offset=True)
 
 
 def _to_dense(offsets: Tensor, indices_E: Tensor, values_E: Tensor, latents: int) -> Tensor:

@@ -1,7 +1,8 @@
 """What a report shows, as plain data: frozen dataclasses of Python and numpy values.
 
-Everything here is already computed. Nothing here measures, chooses features, formats HTML or knows of torch; a report
-can therefore be built from a training run, from an index on disk, or by hand, and tested without a model.
+Everything here is already computed. Nothing here measures, chooses features, formats HTML or knows of
+torch; a report can therefore be built from a training run, from an index on disk, or by hand, and tested
+without a model.
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class Curve:
     def __post_init__(self) -> None:
         if len(self.steps) != len(self.values):
             raise ValueError(
-                f"curve {self.name!r} has {len(self.steps)} steps and {len(self.values)} values; give one value per step"
+                f"curve {self.name!r} has {len(self.steps)} steps and {len(self.values)} values; "
+                "give one value per step"
             )
         if self.scale not in ("linear", "log"):
             raise ValueError(f"curve {self.name!r} has scale {self.scale!r}; it is 'linear' or 'log'")
@@ -182,8 +184,8 @@ class Context:
     Parameters
     ----------
     tokens : tuple of str
-        The text of each token as it is read, with its leading space (not the vocabulary's ``Ġ`` or ``▁``). Empty for
-        rows that are not tokens; ``activations`` then holds the row's one value.
+        The text of each token as it is read, with its leading space (not the vocabulary's ``Ġ`` or ``▁``).
+        Empty for rows that are not tokens; ``activations`` then holds the row's one value.
     activations : tuple of float
         The latent's activation on each token; 0 where it is not active.
     focus : int
@@ -205,7 +207,8 @@ class Context:
     def __post_init__(self) -> None:
         expected = len(self.tokens) or 1
         if len(self.activations) != expected:
-            raise ValueError(f"a context of {len(self.tokens)} tokens has {expected} activations, not {len(self.activations)}")
+            given = len(self.activations)
+            raise ValueError(f"a context of {len(self.tokens)} tokens has {expected} activations, not {given}")
         if not 0 <= self.focus < expected:
             raise ValueError(f"focus is {self.focus}; it is an index from 0 to {expected - 1}")
 
@@ -232,7 +235,8 @@ class FeatureCard:
     top_contexts, random_contexts : tuple of Context
         The strongest ones, and ones drawn at random from all rows on which it is active.
     promoted, suppressed : tuple of TokenLogit or None
-        Tokens whose logits its decoder direction raises and lowers most; None where the source is no language model.
+        Tokens whose logits its decoder direction raises and lowers most; None where the source is no language
+        model.
     label : str
         What the latent has been found to mean, where somebody or something has said so.
 
@@ -255,7 +259,7 @@ class FeatureCard:
 
     def __post_init__(self) -> None:
         if not 0 <= self.density <= 1:
-            raise ValueError(f"latent {self.latent} has density {self.density}; it is a share of rows between 0 and 1")
+            raise ValueError(f"latent {self.latent} has density {self.density}; it is a share between 0 and 1")
 
     @property
     def fires(self) -> bool:
@@ -272,7 +276,8 @@ class ReportData:
     title, subtitle : str
         What was run, in a few words and in a sentence.
     created : str
-        Date and time as it is printed; given rather than taken from the clock, so that equal data give equal bytes.
+        Date and time as it is printed; given rather than taken from the clock, so that equal data give equal
+        bytes.
     settings : tuple of SettingGroup
         What was run, in groups of ``(name, ((name, value, explanation), ...))``.
     metrics : tuple of Metric
@@ -314,6 +319,6 @@ class ReportData:
         densities = np.asarray(self.densities, dtype=np.float64)
         if densities.ndim != 1 or not bool(np.all((densities >= 0) & (densities <= 1))):
             raise ValueError(
-                f"densities has shape {densities.shape}; expected (latents,), each a share of rows between 0 and 1"
+                f"densities has shape {densities.shape}; expected (latents,), each a share between 0 and 1"
             )
         object.__setattr__(self, "densities", densities)

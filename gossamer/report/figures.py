@@ -1,8 +1,9 @@
 """The charts of the report, as inline SVG that follows the theme of the page.
 
-matplotlib draws; this module then makes the drawing part of an HTML page: colours become CSS variables, fonts become the
-page's, ids are unique in the page, and nothing depends on the clock or on the machine, so that equal data give equal
-bytes. The small histograms of the feature cards are not drawn here but by the template.
+matplotlib draws; this module then makes the drawing part of an HTML page: colors become CSS variables,
+fonts become the page's, ids are unique in the page, and nothing depends on the clock or on the machine, so
+that equal data give equal bytes. The small histograms of the feature cards are not drawn here but by the
+template.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -56,15 +58,14 @@ def share(value: float) -> str:
 
     Examples
     --------
-    >>> share(0.0123), share(0.5), share(0.00001), share(0)
-    ('1.2%', '50%', '0.001%', '0%')
+    >>> share(0.0123), share(0.5), share(0.009), share(1.0), share(0)
+    ('1.2%', '50%', '0.90%', '100%', '0%')
     """
     if value == 0:
         return "0%"
     percent = 100 * value
     digits = max(0, 1 - int(np.floor(np.log10(percent))))
-    text = f"{percent:.{digits}f}"
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text}%"
+    return f"{percent:.{digits}f}%"
 
 
 def curve_svg(curves: Sequence[Curve], *, key: str) -> str:
@@ -141,7 +142,7 @@ def density_svg(densities: np.ndarray, *, rows: int, shown: Sequence[float] = ()
         axes.set_ylim(bottom=-1.9 * depth)
         axes.set_xlim(never_at - 1.5 * width, width / 2)
         decades = list(range(int(np.ceil(floor)), 1))
-        axes.set_xticks([never_at, *decades], ["never", *(share(10.0**decade) for decade in decades)])
+        axes.set_xticks([never_at, *decades], ["never", *(_power(decade + 2) for decade in decades)])
         _style(axes, None)
         axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= axes.get_ylim()[1]])
         axes.set_xlabel("share of rows on which a latent is active", parse_math=False)
@@ -153,6 +154,11 @@ def density_svg(densities: np.ndarray, *, rows: int, shown: Sequence[float] = ()
         f"median of the active ones {median}; {never} were never active."
     )
     return _inline(svg, key=key, title="Density of the latents", description=description)
+
+
+def _power(exponent: int) -> str:
+    """Write a power of ten in percent, without digits that say nothing."""
+    return f"{10**exponent}%" if exponent >= 0 else f"0.{'0' * (-exponent - 1)}1%"
 
 
 def _floor(active: np.ndarray, rows: int) -> float:
@@ -194,10 +200,8 @@ def _describe(curve: Curve) -> str:
     if not len(finite):
         return f"{name}: no value"
     first, last = finite[0], finite[-1]
-    return (
-        f"{name}: from {compact(values[first])} at {compact(steps[first])} {curve.axis} "
-        f"to {compact(values[last])} at {compact(steps[last])}"
-    )
+    start, end = (f"{compact(float(values[at]))} at {compact(float(steps[at]))}" for at in (first, last))
+    return f"{name}: from {start} {curve.axis} to {end}"
 
 
 @contextmanager
@@ -208,8 +212,7 @@ def _canvas(*, width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError(INSTALL) from error
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "gossamer", "font.size": 9.5, "path.simplify": False}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gossamer", "font.size": 9.5}):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.add_subplot()
@@ -258,7 +261,10 @@ def _svg(figure: Figure) -> str:
     """Return the figure as an SVG document without date or creator."""
     buffer = io.StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+    with warnings.catch_warnings():
+        # The name of an axis may use letters that matplotlib's own font lacks; the page's font draws them.
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     return buffer.getvalue()
 
 
@@ -271,9 +277,7 @@ def _inline(svg: str, *, key: str, title: str, description: str) -> str:
     body = re.sub(r' (?:d|x|y|width|height|transform)="[^"]*"', _shorten, body)
     body = body.replace("xlink:href", "href")
     used = set(re.findall(r"#([\w-]+)", body))
-    body = re.sub(
-        r' id="([^"]+)"', lambda found: f' id="{key}-{found[1]}"' if found[1] in used else "", body
-    )
+    body = re.sub(r' id="([^"]+)"', lambda found: f' id="{key}-{found[1]}"' if found[1] in used else "", body)
     body = re.sub(r'(href="|url\()#', rf"\1#{key}-", body)
     for color, variable in VARIABLES.items():
         body = body.replace(color, variable)
@@ -288,5 +292,5 @@ def _inline(svg: str, *, key: str, title: str, description: str) -> str:
 
 def _shorten(attribute: re.Match[str]) -> str:
     """Round the coordinates of one attribute to hundredths of a pixel and put them on one line."""
-    rounded = re.sub(r"-?\d+\.\d{2,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), attribute[0])
+    rounded = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{round(float(found[0]), 2):g}", attribute[0])
     return re.sub(r" transform=\"rotate\(-?0 [^\"]*\"", "", " " + " ".join(rounded.split()))

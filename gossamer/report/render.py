@@ -1,8 +1,8 @@
 """From the data of a report to one HTML file that needs nothing else: no network, no fonts, no second file.
 
-The page is a jinja2 template with autoescaping on; this module prepares what the template prints (texts, highlights, bar
-heights) and inlines the style sheet, the script and the charts. A content security policy in the page forbids every
-request and every script but its own, whatever the tokens of a report may contain.
+The page is a jinja2 template with autoescaping on; this module prepares what the template prints (texts,
+highlights, bar heights) and inlines the style sheet, the script and the charts. A content security policy
+in the page forbids every request and every script but its own, whatever the tokens of a report may contain.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from gossamer.report.data import Context, Curve, FeatureCard, Histogram, Metric, ReportData, TokenLogit
 from gossamer.report.figures import INSTALL, curve_svg, density_svg, share
 from gossamer.report.tokens import Piece, Segment, level, number, pieces, segments, snippet
+from gossamer.storage import replace_file
 
 __all__ = ["render", "write"]
 
@@ -95,6 +96,7 @@ class _Feature:
     preview: _Preview | None
     histogram: _Bars | None
     lens: _Lens | None
+    noun: str
     top: tuple[_Context, ...]
     random: tuple[_Context, ...]
 
@@ -120,7 +122,7 @@ def render(data: ReportData) -> str:
         from markupsafe import Markup
     except ImportError as error:
         raise ValueError(INSTALL) from error
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     script = _file("script.js")
     features = tuple(_feature(card) for card in data.features)
     charts = tuple(_charts(data.curves, Markup))
@@ -147,22 +149,16 @@ def render(data: ReportData) -> str:
 def write(data: ReportData, path: str | os.PathLike[str]) -> Path:
     """Render the report into ``path`` and return it; a reader never sees half a file.
 
-    The page is written under a temporary name in the same folder, which is made where it is missing, and renamed.
-
     Raises
     ------
     ValueError
         Where jinja2 or matplotlib is missing.
+    StorageError
+        Where the disk is full or the folder cannot be written; a report that was there before stays.
     """
     path = Path(path)
     page = render(data).encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(page)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, lambda temporary: temporary.write_bytes(page))
     return path
 
 
@@ -246,7 +242,8 @@ def _density(data: ReportData, safe: type[str]) -> dict | None:
 def _feature(card: FeatureCard) -> _Feature:
     """Return what the template prints of one latent."""
     contexts = card.top_contexts + card.random_contexts
-    scale = max([abs(card.max_activation), *(abs(value) for context in contexts for value in context.activations)])
+    shown = [abs(value) for context in contexts for value in context.activations]
+    scale = max([abs(card.max_activation), *filter(math.isfinite, shown)])
     first = next((context for context in contexts if context.tokens), None)
     return _Feature(
         card=card,
@@ -257,6 +254,7 @@ def _feature(card: FeatureCard) -> _Feature:
         preview=_preview(first, scale=scale) if first else None,
         histogram=_bars(card.histogram, scale=scale) if card.histogram and card.histogram.total else None,
         lens=_lens(card),
+        noun="contexts" if first else "rows",
         top=tuple(_context(context, scale=scale) for context in card.top_contexts),
         random=tuple(_context(context, scale=scale) for context in card.random_contexts),
     )
@@ -279,7 +277,7 @@ def _context(context: Context, *, scale: float) -> _Context:
 
 
 def _bars(histogram: Histogram, *, scale: float) -> _Bars:
-    """Return the bars of a histogram, heights in percent and logarithmic: one activation shows beside thousands."""
+    """Return the bars, heights in percent and logarithmic: a single activation shows beside thousands."""
     most = math.log1p(max(histogram.counts))
     bars = []
     for count, left, right in zip(histogram.counts, histogram.edges, histogram.edges[1:], strict=False):

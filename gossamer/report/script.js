@@ -116,7 +116,10 @@
     document.querySelector(".controls").hidden = false;
 
     function text(card) {
-      if (!texts.has(card)) texts.set(card, card.textContent.replace(/\s+/g, " ").toLowerCase());
+      if (texts.has(card)) return texts.get(card);
+      var parts = Array.from(card.querySelectorAll(".preview strong, .contexts .tokens, .origin, .lens code"));
+      var joined = parts.map(function (part) { return part.textContent; }).join(" \n ");
+      texts.set(card, joined.replace(/\s+/g, " ").toLowerCase());
       return texts.get(card);
     }
 
@@ -177,8 +180,11 @@
       label();
     });
     list.addEventListener("toggle", label, true);
+    list.addEventListener("click", function (event) { // the address then leads a colleague to the same card
+      var summary = event.target.closest("summary");
+      if (summary && !summary.parentElement.open) history.replaceState(null, "", "#" + summary.parentElement.id);
+    });
     addEventListener("hashchange", go);
-    addEventListener("beforeprint", function () { all.forEach(function (card) { card.open = true; }); });
     document.addEventListener("keydown", function (event) {
       if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
         event.preventDefault();

@@ -1,8 +1,9 @@
-"""Token text made fit to read: white space shown, activations turned into highlights. No HTML is written here."""
+"""Token text made fit to read: white space shown, activations as highlights. No HTML is written here."""
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Piece(NamedTuple):
 class Segment:
     """Stretch of a context that is shown alike: one active token, or all the silent text up to the next one.
 
-    ``level`` runs from -LEVELS to LEVELS; 0 is silent. ``title`` is the token and its activation, for the tooltip.
+    ``level`` runs from -LEVELS to LEVELS; 0 is silent. ``title`` is the activation, for the tooltip.
     """
 
     pieces: tuple[Piece, ...]
@@ -51,17 +52,20 @@ def number(value: float) -> str:
 
     Examples
     --------
-    >>> number(12.345), number(-0.0312), number(1234.0), number(0.0)
-    ('12.3', '−0.0312', '1234', '0')
+    >>> number(12.345), number(-0.0312), number(1234.0), number(0.00005), number(0.0)
+    ('12.3', '−0.0312', '1234', '5.00e−5', '0')
     """
     if not math.isfinite(value):
         return "–"
-    text = f"{value:.0f}" if value == 0 or abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
-    return text.replace("-", "−")
+    whole = value == 0 or 1000 <= abs(value) < 1e6
+    text = f"{value:.0f}" if whole else f"{value:#.3g}".rstrip(".")
+    return re.sub(r"e([+-])0*", r"e\1", text).replace("e+", "e").replace("-", "−")
 
 
 def level(activation: float, scale: float) -> int:
-    """Return the step of the color scale for an activation, from -LEVELS to LEVELS; any activity is at least one step.
+    """Return the step of the color scale for an activation, from -LEVELS to LEVELS.
+
+    Any activity is at least one step.
 
     Examples
     --------
@@ -70,16 +74,17 @@ def level(activation: float, scale: float) -> int:
     """
     if activation == 0 or not math.isfinite(activation):
         return 0
-    share = abs(activation) / scale if scale > 0 else 1.0
-    step = min(LEVELS, max(1, math.ceil(share * LEVELS - 1e-9)))
+    share = min(1.0, abs(activation) / scale) if scale > 0 else 1.0
+    step = max(1, math.ceil(share * LEVELS - 1e-9))
     return step if activation > 0 else -step
 
 
 def pieces(text: str, *, spaces: bool) -> tuple[Piece, ...]:
     """Split text into what can be read and symbols for what cannot.
 
-    Line breaks, tabs, control characters, marks that turn the direction of writing and halves of characters become
-    symbols. A single space stays a space, so that lines wrap, unless ``spaces`` is set or it stands beside another.
+    Line breaks, tabs, control characters, marks that turn the direction of writing and halves of characters
+    become symbols. A single space stays a space, so that lines wrap, unless ``spaces`` is set or it stands
+    beside another.
 
     Examples
     --------
@@ -108,8 +113,8 @@ def _symbol(character: str, *, dotted: bool) -> str | None:
     category = unicodedata.category(character)
     if category == "Cc" and ord(character) < 0x20:
         return chr(0x2400 + ord(character))
-    # Surrogates cannot be written as UTF-8; format and private characters are invisible, and some reorder the page.
-    # The two joiners stay: scripts and emoji are wrong without them.
+    # Surrogates cannot be written as UTF-8; format and private characters are invisible, and some reorder the
+    # page. The two joiners stay: scripts and emoji are wrong without them.
     if category in ("Cc", "Cs", "Cf", "Co", "Cn", "Zl", "Zp") and character not in "\u200c\u200d":
         return f"⟨{ord(character):02X}⟩"
     return None
@@ -148,7 +153,7 @@ def segments(context: Context, *, scale: float) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-def snippet(context: Context, *, before: int = 6, after: int = 5) -> Context:
+def snippet(context: Context, *, before: int = 14, after: int = 14) -> Context:
     """Return the few tokens around the one in focus, for a preview of one line.
 
     Examples

@@ -52,9 +52,7 @@ class Activations(Source):
     ) -> None:
         self.model, self.tokenizer, self.texts = model, tokenizer, texts
         self.sites = resolve(model, hook)
-        self.windows = Windows(
-            tokenizer, texts, context=context, layout=layout, drop=drop, validation=validation
-        )
+        self.windows = Windows(tokenizer, texts, context=context, layout=layout, drop=drop, validation=validation)
         self.rows = self.windows.count(self.windows.train)
         self.validation_rows = self.windows.count(self.windows.validation)
         self.buffer_rows = buffer_rows

@@ -81,7 +81,12 @@ class Arrays(Source):
         digest.update(self._documents.tobytes())
         digest.update(self._held_out.tobytes())
         shape = "×".join(map(str, self._x.shape))
-        return {"kind": "arrays", "shape": shape, "dtype": str(self._x.dtype), "content": digest.hexdigest()[:16]}
+        return {
+            "kind": "arrays",
+            "shape": shape,
+            "dtype": str(self._x.dtype),
+            "content": digest.hexdigest()[:16],
+        }
 
     def describe(self) -> list[str]:
         """Return how many rows there are and how many are held out."""

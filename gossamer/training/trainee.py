@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
 from gossamer.codes import SparseCodes
-from gossamer.train.spec import Adam, Derived
+from gossamer.training.spec import Adam, Derived
 
 __all__ = ["DeadLatents", "Trainee"]
 
@@ -51,9 +51,13 @@ class Trainee:
     def __init__(self, sae: SparseAutoencoder, adam: Adam, derived: Derived, *, steps: int) -> None:
         self.sae, self.derived, self.steps = sae, derived, steps
         self.optimizer = torch.optim.Adam(
-            sae.parameters(), lr=derived.learning_rate, betas=(adam.beta1, adam.beta2), eps=adam.eps, fused=True
+            sae.parameters(),
+            lr=derived.learning_rate,
+            betas=(adam.beta1, adam.beta2),
+            eps=adam.eps,
+            fused=True,
         )
-        device = sae.encoder.weight.device
+        device = sae.device
         self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
         self.names = ["loss", "reconstruction"]
         self.names += [part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries)] + ["l0"]

@@ -69,6 +69,4 @@ def read(place: Path) -> Checkpoint:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(
-        place for place in (folder / "checkpoints").glob("step-*") if place.is_dir() and place.suffix == ""
-    )
+    return sorted(place for place in (folder / "checkpoints").glob("step-*") if place.is_dir() and place.suffix == "")

@@ -16,17 +16,17 @@ from torch import Tensor
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.sources.source import Feed, Source, SourceSpec
-from gossamer.train import checkpoint as checkpoints
-from gossamer.train.checkpoint import Checkpoint
-from gossamer.train.devices import resolve_device
-from gossamer.train.interrupt import Interrupted, StopRequest
-from gossamer.train.metrics import MetricsLog, Progress
-from gossamer.train.plan import Plan, make_plan
-from gossamer.train.run import PythonSource, Run, RunSpec, autoencoder_folders, differences
-from gossamer.train.spec import TrainSpec, derive
-from gossamer.train.trainee import Trainee
+from gossamer.training import checkpoint as checkpoints
+from gossamer.training.checkpoint import Checkpoint
+from gossamer.training.devices import resolve_device
+from gossamer.training.interrupt import Interrupted, StopRequest
+from gossamer.training.metrics import MetricsLog, Progress
+from gossamer.training.plan import Plan, make_plan
+from gossamer.training.run import PythonSource, Run, RunSpec, autoencoder_folders, differences
+from gossamer.training.spec import TrainSpec, derive
+from gossamer.training.trainee import Trainee
 
-__all__ = ["DivergedError", "plan", "train"]
+__all__ = ["DivergedError", "plan", "require_unused", "train"]
 
 SAMPLE_ROWS = 16_384
 """Rows that scaling and biases are measured on."""
@@ -154,9 +154,7 @@ class _Session:
     def plan(self) -> Plan:
         """Return the plan, measured."""
         sample = self.feed.sample(self.run.train.batch)
-        return make_plan(
-            self.source, self.trainees, sample, self.run.train, self.folder, done=self.step
-        )
+        return make_plan(self.source, self.trainees, sample, self.run.train, self.folder, done=self.step)
 
     def _start_from_data(self) -> None:
         sample = self.feed.sample(SAMPLE_ROWS)
@@ -241,9 +239,7 @@ def _prepare(
     for sae in saes:
         width = source.widths[source.site(sae.spec.site)]
         if width != sae.spec.input_width:
-            raise ValueError(
-                f"{sae.spec.name} has input_width {sae.spec.input_width}, but the rows are {width} wide"
-            )
+            raise ValueError(f"{sae.spec.name} has input_width {sae.spec.input_width}, but the rows are {width} wide")
     device = resolve_device(spec.device)
     derived = tuple(derive(spec, sae.spec) for sae in saes)
     from gossamer import __version__
@@ -258,12 +254,12 @@ def _prepare(
     )
     folder = None if out is None else Path(out)
     if folder is not None:
-        going_on = _check_folder(folder, run, resume=resume)
-        if going_on is not None:
-            finished = all((place / "spec.json").is_file() for place in autoencoder_folders(folder, run.autoencoders))
-            if finished:
+        if resume and (folder / "run.toml").is_file():
+            run = _saved_run(folder, run)
+            if all((place / "spec.json").is_file() for place in autoencoder_folders(folder, run.autoencoders)):
                 return Run.open(folder)
-            run = going_on
+        else:
+            require_unused(folder)
     trainees = [
         Trainee(sae.to(device).train(), spec.optimizer, numbers, steps=spec.steps)
         for sae, numbers in zip(saes, run.derived, strict=True)
@@ -272,22 +268,23 @@ def _prepare(
     return _Session(run, source, trainees, feed, folder, device, MetricsLog(None), resumed=resume)
 
 
-def _check_folder(folder: Path, run: RunSpec, *, resume: bool) -> RunSpec | None:
-    """Return the run that the folder holds if it is to be resumed, None if there is none."""
+def require_unused(folder: Path) -> None:
+    """Raise ValueError unless a new run can be started in a folder."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; the run needs a folder")
-    if not (folder / "run.toml").exists():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run; choose another folder")
-        return None
-    if not resume:
+    if (folder / "run.toml").exists():
         raise ValueError(
             f"{folder} already holds a run; continue it with resume=True (gossamer train --resume {folder}), "
             "or choose another folder"
         )
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run; choose another folder")
+
+
+def _saved_run(folder: Path, run: RunSpec) -> RunSpec:
+    """Return the run that a folder holds; raises ValueError if it is another one than the one given."""
     saved = RunSpec.read(folder)
-    free = {"derived": saved.derived, "version": saved.version}
-    different = differences(saved, run.replace(**free))
+    different = differences(saved, run.replace(derived=saved.derived, version=saved.version))
     if different:
         raise ValueError(
             f"{folder} holds a run with other arguments; resuming needs the same ones again:\n  "

@@ -13,9 +13,9 @@ import numpy as np
 from gossamer import kernels
 from gossamer.sources.source import Batch, Source
 from gossamer.storage import StorageError
-from gossamer.train.checkpoint import KEEP
-from gossamer.train.spec import TrainSpec
-from gossamer.train.trainee import Trainee
+from gossamer.training.checkpoint import KEEP
+from gossamer.training.spec import TrainSpec
+from gossamer.training.trainee import Trainee
 
 __all__ = ["Plan", "make_plan"]
 
@@ -47,7 +47,13 @@ class Plan:
 
 
 def make_plan(
-    source: Source, trainees: Sequence[Trainee], sample: Batch, spec: TrainSpec, folder: Path | None, *, done: int
+    source: Source,
+    trainees: Sequence[Trainee],
+    sample: Batch,
+    spec: TrainSpec,
+    folder: Path | None,
+    *,
+    done: int,
 ) -> Plan:
     """Measure a forward pass of the source and of each model, and add up memory, disk and time."""
     parameters = sum(p.numel() for trainee in trainees for p in trainee.sae.parameters())
@@ -66,7 +72,7 @@ def make_plan(
             f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
             f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
         ]
-    device = trainees[0].sae.encoder.weight.device
+    device = trainees[0].sae.device
     lines += [
         f"rows     {spec.steps * spec.batch:,} in {spec.steps:,} steps of {spec.batch:,} ({epochs:.2f} epochs)",
         f"memory   {gigabytes(memory)}, of which {gigabytes(buffer)} to shuffle {source.buffer_rows:,} rows",

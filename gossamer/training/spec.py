@@ -16,7 +16,7 @@ class Adam(Spec):
     """Adam (Kingma & Ba 2014, https://arxiv.org/abs/1412.6980), in one fused pass over weights and moments."""
 
     beta1: float = 0.9
-    beta2: float = 0.999
+    beta2: float = 0.99
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
@@ -107,6 +107,4 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
         min(10_000_000, max(train.rows // 8, 32 * train.batch)),
     )
     rate, warmup, decay, dead = (rule if value is None else value for value, rule in zip(given, rules, strict=True))
-    return Derived(
-        learning_rate=float(rate), warmup_steps=int(warmup), decay_steps=int(decay), dead_after=int(dead)
-    )
+    return Derived(learning_rate=float(rate), warmup_steps=int(warmup), decay_steps=int(decay), dead_after=int(dead))

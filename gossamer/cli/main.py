@@ -1,0 +1,62 @@
+"""The entry point: parse, run a verb, and turn a person's mistakes into a message and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from gossamer import __version__
+from gossamer.cli.doctor import doctor
+from gossamer.cli.eval import evaluate
+from gossamer.cli.report import report
+from gossamer.cli.train import train
+
+__all__ = ["main"]
+
+VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+    "doctor": doctor,
+}
+
+DESCRIPTION = "Sparse autoencoders: train, measure, look inside."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 is success, 2 a person's mistake (a wrong flag, file or value), 1 anything else that went wrong, 128 + n a stop
+    by signal n. With GOSSAMER_TRACEBACK set in the environment, errors are raised with their traceback.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"gossamer {__version__}")
+        return 0
+    try:
+        verb = tyro.extras.subcommand_cli_from_dict(
+            VERBS,
+            prog="gossamer",
+            description=DESCRIPTION,
+            args=arguments or ["--help"],
+            use_underscores=False,
+        )
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("GOSSAMER_TRACEBACK"):
+            raise
+        print(f"gossamer: {_message(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError | FileNotFoundError) else 1
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        return 128 + getattr(stop, "signal", 2)
+    return verb or 0
+
+
+def _message(error: Exception) -> object:
+    """Return what a person should read: an OSError raised with a number and a text shows only its text."""
+    return error.strerror or error if isinstance(error, OSError) and error.filename is None else error

@@ -1,0 +1,95 @@
+"""measure: all metrics of one autoencoder on the held-out rows of a source."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.evaluate.language_model import LanguageModelScore, is_language_model, splice
+from gossamer.evaluate.reconstruction import Reconstruction, ReconstructionScore
+from gossamer.evaluate.sparsity import Sparsity, SparsityScore
+from gossamer.sources.activations import Activations
+from gossamer.sources.source import Source
+from gossamer.storage import replace_file
+
+__all__ = ["Measurement", "measure", "write_measurements"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """The metrics of one autoencoder on held-out rows; language_model is None unless the rows come from one."""
+
+    name: str
+    reconstruction: ReconstructionScore
+    sparsity: SparsityScore
+    language_model: LanguageModelScore | None
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures as plain numbers, without the arrays."""
+        r, s = self.reconstruction, self.sparsity
+        figures = {"fvu": r.fvu, "cosine": r.cosine, "l0": s.l0, "dead": s.dead, "rows": r.rows}
+        if self.language_model is None:
+            return {"name": self.name, **figures}
+        return {"name": self.name, **figures, "language_model": dataclasses.asdict(self.language_model)}
+
+
+@torch.no_grad()
+def measure(
+    sae: SparseAutoencoder, source: Source, *, rows: int = 50_000, predictions: int = 8192, batch: int = 4096
+) -> Measurement:
+    """Measure an autoencoder on the held-out rows of a source.
+
+    rows: at most about so many rows for reconstruction and sparsity. predictions: about so many next-token
+    predictions, if the source is a causal language model; 0 leaves that part out.
+
+    Raises ValueError if the source holds no rows out, or its width does not fit.
+    """
+    site = source.site(sae.spec.site)
+    if source.widths[site] != sae.spec.input_width:
+        raise ValueError(
+            f"{sae.spec.name} has input_width {sae.spec.input_width}, the rows are {source.widths[site]} wide"
+        )
+    if not source.validation_rows:
+        raise ValueError("the source holds no rows out; make it with validation above 0")
+    training = sae.training
+    sae.eval()
+    reconstruction, sparsity = Reconstruction(), Sparsity(sae.spec.latents)
+    device = sae.device
+    seen = 0
+    for held_out in source.validation(batch=batch):
+        x = held_out.rows[site].to(device, torch.float32)
+        output = sae(x)
+        reconstruction.update(x, output.reconstruction)
+        sparsity.update(output.codes)
+        seen += len(x)
+        if seen >= rows:
+            break
+    language_model = None
+    if predictions and isinstance(source, Activations) and is_language_model(source.model):
+        count = -(-predictions // source.windows.context)
+        windows = source.windows.validation[:count]
+        language_model = splice(sae, source, mean=reconstruction.mean, windows=np.asarray(windows), site=site)
+    sae.train(training)
+    return Measurement(sae.spec.name, reconstruction.score(), sparsity.score(), language_model)
+
+
+def write_measurements(measurements: list[Measurement], folder: Path) -> Path:
+    """Write evaluation.json into a run's folder and return its path; NaN and infinity become null."""
+    path = folder / "evaluation.json"
+    text = json.dumps([_finite(m.summary()) for m in measurements], indent=2, allow_nan=False) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,102 @@
+"""Recipe: a complete run described in a TOML file, before its data is known."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossamer.autoencoder.autoencoder import AutoencoderSpec
+from gossamer.autoencoder.presets import preset
+from gossamer.sources.source import Source, SourceSpec
+from gossamer.spec import Spec
+from gossamer.training.spec import TrainSpec
+
+__all__ = ["PresetSpec", "Recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetSpec(Spec):
+    """A preset and its dials; the input width comes from the source."""
+
+    name: str
+    latents: int
+    l0: int | None = None
+    l1: float | None = None
+    site: str = ""
+
+    def resolve(self, source: Source) -> AutoencoderSpec:
+        """Return the autoencoder's spec for this source."""
+        dials = {"l0": self.l0, "l1": self.l1}
+        given = {name: value for name, value in dials.items() if value is not None}
+        width = source.widths[source.site(self.site)]
+        return preset(self.name, input_width=width, latents=self.latents, **given).replace(site=self.site)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Spec):
+    """A run that people start from.
+
+    out: the folder. preset, autoencoder: what to train, as named architectures or part by part; all of them share
+    every batch. source: where rows come from. train: how.
+    """
+
+    out: str
+    source: SourceSpec
+    train: TrainSpec = TrainSpec()
+    preset: tuple[PresetSpec, ...] = ()
+    autoencoder: tuple[AutoencoderSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.preset and not self.autoencoder:
+            raise ValueError("the recipe names nothing to train; add a [[preset]] or an [[autoencoder]]")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """Read a recipe; raises ValueError naming the file and the place in it."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"there is no recipe {path}{_recipes_near(path)}")
+        try:
+            return cls.from_toml(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def override(
+        self,
+        *,
+        latents: int | None = None,
+        l0: int | None = None,
+        rows: int | None = None,
+        out: str | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+    ) -> Recipe:
+        """Return the recipe with some numbers replaced; None leaves the file's. latents and l0 go to every preset.
+
+        Raises ValueError for latents or l0 if the recipe has no preset to take them.
+        """
+        if (latents is not None or l0 is not None) and not self.preset:
+            raise ValueError("this recipe spells out its autoencoders; change latents and l0 in the file")
+        dials = {"latents": latents, "l0": l0}
+        train = {"rows": rows, "seed": seed, "device": device}
+        return self.replace(
+            preset=tuple(p.replace(**_given(dials)) for p in self.preset),
+            train=self.train.replace(**_given(train)),
+            out=self.out if out is None else out,
+        )
+
+    def resolve(self, source: Source) -> tuple[AutoencoderSpec, ...]:
+        """Return the autoencoders' specs for this source."""
+        return (*(p.resolve(source) for p in self.preset), *self.autoencoder)
+
+
+def _given(values: Mapping[str, int | str | None]) -> dict[str, int | str]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _recipes_near(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else Path("recipes")
+    found = sorted(str(p) for p in folder.glob("*.toml"))
+    return f"; there are {', '.join(found)}" if found else ""

@@ -1,0 +1,41 @@
+"""Runs that start from files: a recipe, or the folder of a run that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gossamer.sources.source import Source
+from gossamer.training.devices import resolve_device
+from gossamer.training.loop import plan, require_unused, train
+from gossamer.training.recipe import Recipe
+from gossamer.training.run import Run, RunSpec
+
+__all__ = ["resume_run", "run_source", "start"]
+
+
+def start(recipe: Recipe, *, dry_run: bool = False) -> Run | None:
+    """Build what a recipe describes and train it; with dry_run only print the plan, and return None."""
+    require_unused(Path(recipe.out))
+    device = str(resolve_device(recipe.train.device))
+    source = recipe.source.build(device=device)
+    saes = [spec.build(seed=recipe.train.seed + number) for number, spec in enumerate(recipe.resolve(source))]
+    if dry_run:
+        print(plan(saes, source, recipe.train, out=recipe.out))
+        return None
+    return train(saes, source, recipe.train, out=recipe.out, described=recipe.source)
+
+
+def resume_run(folder: str | Path) -> Run:
+    """Go on with a run whose source is described in its run.toml.
+
+    Raises ValueError if there is no such run, or if its source was made in Python.
+    """
+    spec = RunSpec.read(folder)
+    source = run_source(spec)
+    saes = [autoencoder.build() for autoencoder in spec.autoencoders]
+    return train(saes, source, spec.train, out=folder, resume=True, described=spec.source)
+
+
+def run_source(spec: RunSpec) -> Source:
+    """Build the source of a run again, on the run's device."""
+    return spec.source.build(device=str(resolve_device(spec.train.device)))
