@@ -9,7 +9,7 @@ from pathlib import Path
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.storage import read_tensors, replace_folder, write_tensors
 
-__all__ = ["load", "save"]
+__all__ = ["SPEC", "load", "save"]
 
 SPEC, WEIGHTS = "spec.json", "weights.safetensors"
 
@@ -60,6 +60,7 @@ def _find(folder: Path) -> Path:
     several = sorted(path.parent for path in folder.glob(f"sae/*/{SPEC}"))
     if several:
         raise ValueError(f"{folder} holds {len(several)} autoencoders; choose one: {', '.join(map(str, several))}")
-    if (folder / "checkpoints").is_dir():
-        raise ValueError(f"{folder} is a run that has not finished; continue it with: gossamer train --resume {folder}")
-    raise ValueError(f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}")
+    raise ValueError(
+        f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}; "
+        f"if it is a run that was stopped, go on with it: gossamer train --resume {folder}"
+    )

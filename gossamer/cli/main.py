@@ -60,3 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _message(error: Exception) -> object:
     """Return what a person should read: an OSError raised with a number and a text shows only its text."""
     return error.strerror or error if isinstance(error, OSError) and error.filename is None else error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

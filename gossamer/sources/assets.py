@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -192,7 +193,8 @@ def _publish(final: Path, write: Callable[[Path], None]) -> None:
         if final.exists() and not _is_complete(final):
             # A part of it was deleted, perhaps by a cleaner of old files; rename cannot replace what is left.
             trash = _sibling(final)
-            os.rename(final, trash)
+            with suppress(FileNotFoundError):  # if another process does the same
+                os.rename(final, trash)
             shutil.rmtree(trash, ignore_errors=True)
         try:
             os.rename(temporary, final)
@@ -211,11 +213,9 @@ def _sibling(final: Path) -> Path:
 def _remove_abandoned(final: Path) -> None:
     """Delete what conversions that were killed outright left behind; spare those that may still run."""
     for folder in final.parent.glob(f".{final.name}.*"):
-        try:
+        with suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
-            continue
 
 
 def _convert_smollm2(source: Path, folder: Path) -> None:

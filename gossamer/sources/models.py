@@ -68,7 +68,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
         try:
             tokenizer = _load_tokenizer(source, local_files_only)
             model, missing = _load_weights(source, local_files_only, _DTYPES[dtype])
-        except (OSError, ValueError) as error:
+        except Exception as error:  # from a broken file the loaders raise nearly anything
             reason = f"{_first_line(error)}{_remedy(source, error)}"
             raise ValueError(f"cannot load the model {name!r}: {reason}") from error
     _check_missing(name, missing)
@@ -127,7 +127,7 @@ def _resolve(name: str) -> tuple[str, bool]:
     if name in MODELS:
         return str(MODELS[name]()), True
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return str(folder), True
     close = difflib.get_close_matches(name.lower(), MODELS, n=2, cutoff=0.4) or sorted(MODELS)
     known = f"the nearest packaged models are {', '.join(close)}"
@@ -188,7 +188,7 @@ def _load_tokenizer(source: str, local_files_only: bool) -> "PreTrainedTokenizer
 
 
 def _load_weights(source: str, local_files_only: bool, dtype: torch.dtype) -> tuple[torch.nn.Module, set[str]]:
-    """Return the model on the CPU, and the names of the parameters that the files have no values for."""
+    """Return the model on the CPU, and the names of the parameters that the files have no usable values for."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
@@ -196,12 +196,13 @@ def _load_weights(source: str, local_files_only: bool, dtype: torch.dtype) -> tu
         source,
         config=config,
         dtype=dtype,
+        ignore_mismatched_sizes=True,  # they are reported, so that the error can name them
         local_files_only=local_files_only,
         output_loading_info=True,
         trust_remote_code=False,
         use_safetensors=True,
     )
-    return model, set(report["missing_keys"])
+    return model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 
 def _auto_class(config: Any) -> Any:
@@ -220,7 +221,8 @@ def _check_missing(name: str, missing: set[str]) -> None:
     if all("pooler." in weight for weight in missing):
         warnings.warn(f"no weights for the pooler of {name!r} ({some}): it starts at random", stacklevel=3)
     else:
-        raise ValueError(f"the files of the model {name!r} lack {len(missing)} of its weights: {some}")
+        count = len(missing)
+        raise ValueError(f"the files of the model {name!r} lack {count} of its weights, or have other shapes: {some}")
 
 
 def _remedy(source: str, error: Exception) -> str:
@@ -234,7 +236,7 @@ def _remedy(source: str, error: Exception) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager

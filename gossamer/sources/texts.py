@@ -97,10 +97,10 @@ def _asset_file(name: str) -> Path:
     known = asset_names()
     if name in known:
         return _asset_folder() / f"{name}{_ASSET_SUFFIX}"
-    # People remember `news_fake`, not its number: compare with and without it.
-    spellings = {spelling: full for full in known for spelling in (full, full.partition("_")[2])}
-    close = difflib.get_close_matches(name, spellings, n=3, cutoff=0.5)
-    nearest = list(dict.fromkeys(spellings[spelling] for spelling in close))
+    # People remember a part, such as `yelp`, and seldom the number in front.
+    lower = {full.lower(): full for full in known}
+    nearest = [full for spelling, full in lower.items() if name and name.lower() in spelling][:5]
+    nearest = nearest or [lower[close] for close in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     hint = f"the nearest are {', '.join(nearest)}" if nearest else f"they run from {known[0]} to {known[-1]}"
     raise ValueError(f"there is no data set {_ASSET_PREFIX}{name} among the {len(known)}: {hint}")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.autoencoder.files import SPEC
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.sources.source import Feed, Source, SourceSpec
 from gossamer.training import checkpoint as checkpoints
@@ -256,7 +257,7 @@ def _prepare(
     if folder is not None:
         if resume and (folder / "run.toml").is_file():
             run = _saved_run(folder, run)
-            if all((place / "spec.json").is_file() for place in autoencoder_folders(folder, run.autoencoders)):
+            if all((place / SPEC).is_file() for place in autoencoder_folders(folder, run.autoencoders)):
                 return Run.open(folder)
         else:
             require_unused(folder)

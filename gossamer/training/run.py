@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
-from gossamer.autoencoder.files import load, save
+from gossamer.autoencoder.files import SPEC, load, save
 from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
 from gossamer.storage import replace_file
@@ -77,8 +77,10 @@ class Run:
     def open(cls, folder: str | Path) -> Run:
         """Open a finished run; raises ValueError if there is none."""
         folder = Path(folder)
-        specs = RunSpec.read(folder).autoencoders
-        return cls(folder, tuple(load(place) for place in autoencoder_folders(folder, specs)))
+        places = autoencoder_folders(folder, RunSpec.read(folder).autoencoders)
+        if not all((place / SPEC).is_file() for place in places):
+            raise ValueError(f"{folder} has not finished; go on with it: gossamer train --resume {folder}")
+        return cls(folder, tuple(load(place) for place in places))
 
     def save(self) -> None:
         """Write the autoencoders into the folder."""

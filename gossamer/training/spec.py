@@ -89,9 +89,9 @@ class Derived(Spec):
 def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
     """Return the numbers for one autoencoder.
 
-    - learning rate: 5e-3 · √(4608 / latents). The falling square root is the scaling law of Gao et al. 2024
-      (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the optimum measured on activations of three
-      layers and two models (docs/decisions.md).
+    - learning rate: 5e-3 · √(4608 / latents), at most 1.5e-2. The falling square root is that of Gao et al. 2024
+      (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the best of those tried on activations of
+      two models, at layers that no benchmark here uses (docs/decisions.md).
     - warm-up: a twentieth of the steps, at most 1000.
     - decay: the last fifth of the steps, linearly to 0 (Conerly et al. 2024,
       https://transformer-circuits.pub/2024/april-update).
@@ -101,7 +101,7 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
     steps = train.steps
     given = (train.learning_rate, train.warmup_steps, train.decay_steps, train.dead_after)
     rules = (
-        5e-3 * math.sqrt(4608 / autoencoder.latents),
+        min(1.5e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents)),
         min(1000, steps // 20),
         steps // 5,
         min(10_000_000, max(train.rows // 8, 32 * train.batch)),

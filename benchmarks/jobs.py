@@ -1,0 +1,190 @@
+"""One training run of one library, as a process of its own.
+
+Which runs there are, in which order, and how one is started. What a run does is in `peers/NAME/train.py`,
+what becomes of its figures in `ledger`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.environments import HERE, PEERS
+
+OURS = "gossamer"
+GRACE_SECONDS = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Stored rows, and what tells them from others."""
+
+    rows: Path
+    validation: Path
+    shape: tuple[int, int]
+    validation_rows: int
+    digest: str
+    """First 12 hexadecimal digits of the SHA-256 of both files."""
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Data:
+        """Describe `rows.npy` and `validation.npy` of a folder."""
+        paths = (folder / "rows.npy", folder / "validation.npy")
+        digest = hashlib.sha256()
+        shapes = []
+        for path in paths:
+            array = np.load(path, mmap_mode="r")
+            if array.ndim != 2 or array.dtype != np.float32:
+                raise ValueError(
+                    f"{path}: expected a float32 matrix, got {array.dtype} of shape {array.shape}"
+                )
+            shapes.append(array.shape)
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        if shapes[0][1] != shapes[1][1]:
+            raise ValueError(f"{folder}: rows are {shapes[0][1]} wide, validation rows {shapes[1][1]}")
+        rows, validation = paths
+        return cls(
+            rows=rows,
+            validation=validation,
+            shape=shapes[0],
+            validation_rows=shapes[1][0],
+            digest=digest.hexdigest()[:12],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every library is given alike."""
+
+    latents: int
+    k: int
+    batch: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to make."""
+
+    library: str
+    learning_rate: float | None
+    """None for ours: it derives its own."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What to call it in progress lines and file names."""
+        rate = "derived" if self.learning_rate is None else f"{self.learning_rate:g}"
+        return f"{self.library}-{rate}-seed{self.seed}"
+
+
+class FailedRunError(RuntimeError):
+    """A runner ended without a result; carries the last line that it printed."""
+
+
+def plan(libraries: Sequence[str], learning_rates: Sequence[float], seeds: int) -> Iterator[Job]:
+    """Give every run, libraries taking turns, so that a machine that slows down slows them all alike."""
+    for seed in range(seeds):
+        if OURS in libraries:
+            yield Job(library=OURS, learning_rate=None, seed=seed)
+        for rate in learning_rates:
+            for library in libraries:
+                if library != OURS:
+                    yield Job(library=library, learning_rate=rate, seed=seed)
+
+
+def run(job: Job, data: Data, settings: Settings, *, python: Path, log: Path) -> dict[str, Any]:
+    """Run a job to its end and return what it wrote; its output goes to `log`.
+
+    Raises FailedRunError. An interrupt ends the run before it goes on to the caller.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "result.json"
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                _command(job, data, settings, python, output),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=_environment(job.library),
+            )
+            try:
+                status = process.wait()
+            except BaseException:
+                _end(process)
+                raise
+        if status != 0 or not output.exists():
+            raise FailedRunError(f"ended with {status}: {_last_words(log)}")
+        return json.loads(output.read_text())
+
+
+@functools.cache
+def code(library: str) -> str:
+    """Give 12 hexadecimal digits that change with what a run depends on: runner, pins, for ours the library.
+
+    Kept from the first call on, so that an edit made during a run does not pass for what ran.
+    """
+    files = [*PEERS.glob("*.py"), *(PEERS / library).glob("*.*")]
+    if library == OURS:
+        files += (HERE.parent / "gossamer").rglob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f"{path.relative_to(HERE.parent).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _command(job: Job, data: Data, settings: Settings, python: Path, output: Path) -> list[str]:
+    command = [str(python), str(PEERS / job.library / "train.py")]
+    values = vars(settings) | {
+        "rows": data.rows,
+        "validation": data.validation,
+        "seed": job.seed,
+        "output": output,
+    }
+    if job.learning_rate is not None:
+        values["learning_rate"] = job.learning_rate
+    for name, value in values.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    return command
+
+
+def _environment(library: str) -> dict[str, str]:
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "TQDM_MININTERVAL": "10"}
+    environment.pop("PYTHONPATH", None)
+    if library == OURS:
+        environment["PYTHONPATH"] = str(HERE.parent)
+    return environment
+
+
+def _last_words(log: Path) -> str:
+    """Return the line that names the error, which a progress bar may follow, or else the last line."""
+    said = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
+    errors = [line for line in said if re.match(r"[\w.]*(Error|Exception|Interrupted|Killed)\b", line)]
+    return [*(said or ["it printed nothing"]), *errors][-1].strip()
+
+
+def our_interpreter() -> Path:
+    """Return the interpreter that this program runs in."""
+    return Path(sys.executable)

@@ -1,0 +1,185 @@
+"""Sparse codes say the same in every form, and are never changed by being looked at."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import Tensor
+
+from gossamer.codes import SparseCodes
+
+numbers = st.just(0.0) | st.floats(-100, 100, width=32)
+matrices = arrays.arrays(
+    np.float32,
+    arrays.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=7),
+    elements=numbers,
+).map(torch.from_numpy)
+
+
+@st.composite
+def topk_parts(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
+    """Indices and values `(rows, k)` in no particular order, and the number of latents."""
+    latents = draw(st.integers(1, 7))
+    k, rows = draw(st.integers(0, latents)), draw(st.integers(0, 5))
+    indices = [draw(st.permutations(range(latents)))[:k] for _ in range(rows)]
+    values = draw(arrays.arrays(np.float32, (rows, k), elements=numbers))
+    return torch.tensor(indices, dtype=torch.int64).view(rows, k), torch.from_numpy(values), latents
+
+
+@pytest.fixture
+def codes() -> SparseCodes:
+    """Four rows over five latents: unsorted, none, one stored zero, one entry."""
+    return SparseCodes(
+        offsets=torch.tensor([0, 3, 3, 5, 6]),
+        indices=torch.tensor([4, 0, 2, 3, 1, 4]),
+        values=torch.tensor([1.0, -2.0, 3.0, 0.0, 4.0, 5.0]),
+        latents=5,
+    )
+
+
+DENSE = [[-2.0, 0, 3, 0, 1], [0, 0, 0, 0, 0], [0, 4, 0, 0, 0], [0, 0, 0, 0, 5]]
+
+
+class TestForms:
+    @given(matrices)
+    def test_dense_to_codes_and_back(self, dense: Tensor):
+        codes = SparseCodes.from_dense(dense)
+        assert codes.shape == dense.shape
+        assert torch.equal(codes.to_dense(), dense)
+        assert codes.values.all()
+        assert codes.offsets.dtype == codes.indices.dtype == torch.int64
+
+    @given(matrices)
+    def test_rows_follow_each_other(self, dense: Tensor):
+        codes = SparseCodes.from_dense(dense)
+        counts = dense.count_nonzero(dim=1) if dense.numel() else torch.zeros(len(dense), dtype=torch.int64)
+        assert torch.equal(codes.offsets.diff(), counts)
+        assert codes.offsets[0] == 0
+        assert torch.equal(codes.row_of_entry(), dense.nonzero()[:, 0])
+
+    @given(topk_parts())
+    def test_topk_parts_are_put_where_they_say(self, parts: tuple[Tensor, Tensor, int]):
+        indices, values, latents = parts
+        codes = SparseCodes.from_topk(indices, values, latents=latents)
+        assert codes.shape == (len(indices), latents)
+        assert torch.equal(codes.to_dense(), torch.zeros(codes.shape).scatter(1, indices, values))
+
+    @given(topk_parts())
+    def test_torch_sparse_means_the_same(self, parts: tuple[Tensor, Tensor, int]):
+        codes = SparseCodes.from_topk(parts[0], parts[1], latents=parts[2])
+        csr = codes.to_csr()
+        assert csr.shape == codes.shape
+        assert torch.equal(csr.to_dense(), codes.to_dense())
+
+    def test_torch_sparse_shares_the_buffers(self, codes: SparseCodes):
+        csr = codes.to_csr()
+        assert csr.values().data_ptr() == codes.values.data_ptr()
+        assert csr.col_indices().data_ptr() == codes.indices.data_ptr()
+
+    @given(topk_parts())
+    def test_scipy_means_the_same_without_stored_zeros(self, parts: tuple[Tensor, Tensor, int]):
+        pytest.importorskip("scipy")
+        dense = torch.zeros(len(parts[0]), parts[2]).scatter(1, parts[0], parts[1])
+        matrix = SparseCodes.from_topk(parts[0], parts[1], latents=parts[2]).to_scipy()
+        np.testing.assert_array_equal(matrix.toarray(), dense.numpy())
+        assert matrix.nnz == dense.count_nonzero()
+        assert matrix.has_sorted_indices
+
+    @given(topk_parts())
+    def test_looking_at_codes_with_scipy_leaves_them_alone(self, parts: tuple[Tensor, Tensor, int]):
+        pytest.importorskip("scipy")
+        codes = SparseCodes.from_topk(parts[0].clone(), parts[1].clone(), latents=parts[2])
+        matrix = codes.to_scipy()
+        matrix.data[:] = 7
+        assert torch.equal(codes.indices, parts[0].flatten())
+        assert torch.equal(codes.values, parts[1].flatten())
+        assert codes.offsets.tolist() == [row * parts[0].shape[1] for row in range(codes.rows + 1)]
+
+    def test_scipy_takes_codes_that_need_a_gradient(self, codes: SparseCodes):
+        pytest.importorskip("scipy")
+        codes = codes.replace_values(codes.values.clone().requires_grad_())
+        assert codes.to_scipy().toarray().tolist() == DENSE
+
+    def test_ragged_unsorted_rows_with_stored_zeros(self, codes: SparseCodes):
+        assert codes.to_dense().tolist() == codes.to_csr().to_dense().tolist() == DENSE
+        assert codes.row_of_entry().tolist() == [0, 0, 0, 2, 2, 3]
+
+    def test_says_what_it_is(self, codes: SparseCodes):
+        assert (len(codes), codes.rows, codes.latents, codes.shape) == (4, 4, 5, (4, 5))
+        assert repr(codes) == "SparseCodes(rows=4, latents=5, entries=6)"
+
+
+class TestL0:
+    def test_counts_active_latents_not_stored_entries(self, codes: SparseCodes):
+        assert codes.l0 == 5 / 4
+
+    @given(topk_parts())
+    def test_is_the_mean_number_of_non_zeros_of_a_row(self, parts: tuple[Tensor, Tensor, int]):
+        codes = SparseCodes.from_topk(parts[0], parts[1], latents=parts[2])
+        assert codes.l0 * max(codes.rows, 1) == pytest.approx(np.count_nonzero(codes.to_dense().numpy()))
+
+    def test_is_zero_for_no_rows(self):
+        assert SparseCodes.from_dense(torch.zeros(0, 5)).l0 == 0
+        assert SparseCodes.from_dense(torch.zeros(3, 5)).l0 == 0
+
+
+class TestGradients:
+    @given(matrices, st.integers(0, 9))
+    def test_flow_through_from_dense_to_what_is_active(self, dense: Tensor, seed: int):
+        weight = torch.randn(dense.shape, generator=torch.Generator().manual_seed(seed))
+        leaf = dense.clone().requires_grad_()
+        (SparseCodes.from_dense(leaf).to_dense() * weight).sum().backward()
+        assert leaf.grad is not None
+        assert torch.equal(leaf.grad, weight * (dense != 0))
+
+    def test_flow_through_to_dense_to_stored_zeros_too(self, codes: SparseCodes):
+        values = codes.values.clone().requires_grad_()
+        weight = torch.arange(20.0).view(4, 5)
+        (codes.replace_values(values).to_dense() * weight).sum().backward()
+        assert values.grad is not None
+        assert values.grad.tolist() == [4.0, 0, 2, 13, 11, 19]
+
+    def test_stop_at_detach(self, codes: SparseCodes):
+        codes = codes.replace_values(codes.values.clone().requires_grad_())
+        assert codes.to_dense().requires_grad
+        assert not codes.detach().to_dense().requires_grad
+        assert torch.equal(codes.detach().values, codes.values)
+
+
+class TestTo:
+    def test_changes_the_dtype_of_the_values_only(self, codes: SparseCodes):
+        changed = codes.to(torch.float64)
+        assert (changed.values.dtype, changed.indices.dtype) == (torch.float64, torch.int64)
+        assert changed.to_dense().tolist() == DENSE
+        assert codes.values.dtype == torch.float32
+
+    @pytest.mark.parametrize("how", [{"device": "meta"}, {"device": "meta", "dtype": torch.float16}])
+    def test_moves_all_of_it(self, codes: SparseCodes, how: dict):
+        moved = codes.to(**how)
+        assert {t.device.type for t in (moved.offsets, moved.indices, moved.values)} == {"meta"}
+        assert moved.values.dtype == how.get("dtype", torch.float32)
+        assert moved.shape == codes.shape
+
+    def test_follows_another_tensor(self, codes: SparseCodes):
+        assert codes.to(torch.zeros(1, dtype=torch.float64)).values.dtype == torch.float64
+
+    def test_keeps_the_gradient(self, codes: SparseCodes):
+        values = codes.values.clone().requires_grad_()
+        codes.replace_values(values).to(torch.float64).to_dense().sum().backward()
+        assert values.grad is not None
+        assert values.grad.tolist() == [1.0] * 6
+
+
+class TestMistakes:
+    def test_values_of_another_shape_are_refused_with_the_shapes(self, codes: SparseCodes):
+        with pytest.raises(ValueError, match=re.escape("[(5,), (6,), (4,)]")):
+            codes.replace_values(torch.zeros(4))
+
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4)])
+    def test_only_matrices_have_codes(self, shape: tuple[int, ...]):
+        with pytest.raises(ValueError, match=re.escape(f"(rows, latents) tensor, got shape {shape}")):
+            SparseCodes.from_dense(torch.zeros(shape))
