@@ -47,9 +47,7 @@ class Data:
         for path in paths:
             array = np.load(path, mmap_mode="r")
             if array.ndim != 2 or array.dtype != np.float32:
-                raise ValueError(
-                    f"{path}: expected a float32 matrix, got {array.dtype} of shape {array.shape}"
-                )
+                raise ValueError(f"{path}: expected a float32 matrix, got {array.dtype} of shape {array.shape}")
             shapes.append(array.shape)
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

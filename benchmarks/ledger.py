@@ -122,9 +122,7 @@ def read(path: Path) -> list[Entry]:
         return []
     _require_columns(path, [field.name for field in fields(Entry)])
     with path.open(newline="") as file:
-        return [
-            Entry(**{name: _parsed(name, text) for name, text in row.items()}) for row in csv.DictReader(file)
-        ]
+        return [Entry(**{name: _parsed(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
 
 
 def _require_columns(path: Path, names: Sequence[str]) -> None:
@@ -161,9 +159,7 @@ def lines(entries: Iterable[tuple[Job, Entry | None]]) -> list[Line]:
     for job, entry in entries:
         groups.setdefault((job.library, job.learning_rate), []).append(entry)
     return [
-        Line(
-            library=library, learning_rate=rate, runs=[run for run in runs if run], failures=runs.count(None)
-        )
+        Line(library=library, learning_rate=rate, runs=[run for run in runs if run], failures=runs.count(None))
         for (library, rate), runs in groups.items()
     ]
 
@@ -185,9 +181,7 @@ def verdict(found: Sequence[Line], best: Line | None) -> str:
     """Say in one sentence how ours compares with the best peer."""
     ours = next((line for line in found if line.library == OURS and line.runs), None)
     if ours is None or best is None:
-        return (
-            "No comparison: " + ("no run of ours" if ours is None else "no run of a peer") + " has finished."
-        )
+        return "No comparison: " + ("no run of ours" if ours is None else "no run of a peer") + " has finished."
     ratio = _fvu(ours) / _fvu(best)
     word = "reached" if ratio <= BAR else "missed"
     missing = sum(line.failures for line in found)

@@ -8,6 +8,7 @@ from `results/quality.csv`.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     outcomes: list[Outcome] = list(finished.items())
     status = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else a run would outlive this program
     try:
         for job in jobs:
             if job not in finished:
@@ -94,9 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latents", type=int, default=4608)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batch", type=int, default=2048)
-    parser.add_argument(
-        "--learning-rates", type=float, nargs="+", default=LEARNING_RATES, help="for the peers"
-    )
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, help="for the peers")
     libraries = [OURS, *peers()]
     parser.add_argument("--only", nargs="+", choices=libraries, default=libraries, metavar="LIBRARY")
     parser.add_argument("--fresh", action="store_true", help="repeat runs that are finished")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gossamer.version import VERSION
+
 if TYPE_CHECKING:
     from gossamer.autoencoder.autoencoder import AutoencoderSpec as AutoencoderSpec
     from gossamer.autoencoder.autoencoder import SparseAutoencoder as SparseAutoencoder
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from gossamer.autoencoder.files import save as save
     from gossamer.autoencoder.presets import preset as preset
     from gossamer.codes import SparseCodes as SparseCodes
+    from gossamer.evaluate.measure import measure as measure
     from gossamer.sources.activations import Activations as Activations
     from gossamer.sources.arrays import Arrays as Arrays
     from gossamer.spec import Spec as Spec
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from gossamer.training.run import Run as Run
     from gossamer.training.spec import TrainSpec as TrainSpec
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Activations": "gossamer.sources.activations",
@@ -35,6 +38,7 @@ _HOMES = {
     "SparseCodes": "gossamer.codes",
     "Spec": "gossamer.spec",
     "TrainSpec": "gossamer.training.spec",
+    "measure": "gossamer.evaluate.measure",
     "load": "gossamer.autoencoder.files",
     "plan": "gossamer.training.loop",
     "preset": "gossamer.autoencoder.presets",

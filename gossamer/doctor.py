@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from gossamer import __version__
+from gossamer.version import VERSION
 
 __all__ = ["Finding", "examine", "print_findings"]
 
@@ -39,7 +39,7 @@ def print_findings(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "what", "found", title=f"gossamer {__version__}")
+    table = Table("", "what", "found", title=f"gossamer {VERSION}")
     for finding in findings:
         mark = "[yellow]missing[/]" if finding.remedy else "[green]ok[/]"
         table.add_row(mark, finding.what, finding.value)

@@ -43,9 +43,9 @@ def _trained(request: pytest.FixtureRequest, rows: Tensor) -> SparseAutoencoder:
     for _ in range(30):
         optimizer.zero_grad()
         sae.loss(rows, dead=torch.arange(5)).total.backward()
-        sae.before_step()
+        sae.decoder.before_step()
         optimizer.step()
-        sae.after_step()
+        sae.decoder.after_step()
     optimizer.zero_grad()
     return sae
 

@@ -130,14 +130,6 @@ class SparseAutoencoder(nn.Module):
         total = torch.stack(list(terms.values())).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()}, codes.detach())
 
-    def before_step(self) -> None:
-        """Apply the decoder's constraint to its gradient; call between backward and the optimizer's step."""
-        self.decoder.before_step()
-
-    def after_step(self) -> None:
-        """Apply the decoder's constraint to its weight; call after the optimizer's step."""
-        self.decoder.after_step()
-
     @property
     def device(self) -> torch.device:
         """Where the weights are."""

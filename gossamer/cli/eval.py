@@ -10,7 +10,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    run: Annotated[str, tyro.conf.Positional],
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
     rows: int = 50_000,
     predictions: int = 8192,

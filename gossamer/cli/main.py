@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
-from gossamer import __version__
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
 from gossamer.cli.report import report
 from gossamer.cli.train import train
+from gossamer.version import VERSION
 
 __all__ = ["main"]
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
-        print(f"gossamer {__version__}")
+        print(f"gossamer {VERSION}")
         return 0
     try:
         verb = tyro.extras.subcommand_cli_from_dict(

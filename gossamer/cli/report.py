@@ -10,7 +10,7 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[str, tyro.conf.Positional],
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
     features: int = 50,
     rows: int = 50_000,

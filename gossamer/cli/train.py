@@ -10,7 +10,7 @@ __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str | None, tyro.conf.Positional] = None,
+    recipe: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RECIPE]")] = None,
     *,
     resume: str | None = None,
     latents: int | None = None,

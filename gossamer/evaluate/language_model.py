@@ -56,7 +56,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
     """Return `(predictions,)` float64: KL(p ‖ q) = Σ p (log p − log q) with p, q the softmax of logits and other."""
     log_p, log_q = log_softmax(logits.float(), dim=-1), log_softmax(other.float(), dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).double()
+    terms = log_p.exp() * (log_p - log_q)
+    return terms.where(log_p > -torch.inf, 0.0).sum(dim=-1).double()  # 0 · log 0 = 0
 
 
 def loss_recovered(*, clean: float, spliced: float, ablated: float) -> float:

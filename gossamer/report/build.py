@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gossamer import __version__
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.evaluate.measure import Measurement, measure, write_measurements
 from gossamer.evaluate.table import figures, print_table
@@ -24,6 +23,7 @@ from gossamer.training.metrics import read_metrics
 from gossamer.training.run import Run, RunSpec
 from gossamer.training.spec import Derived
 from gossamer.training.start import run_source
+from gossamer.version import VERSION
 
 __all__ = ["describe", "report_run"]
 
@@ -87,7 +87,7 @@ def describe(
     return ReportData(
         title=f"{sae.spec.name}, {sae.spec.input_width} → {sae.spec.latents:,} latents",
         subtitle=f"Trained on {spec.train.steps * spec.train.batch:,} rows" + (f" of {site}." if site else "."),
-        created=f"{datetime.datetime.now():%d %B %Y, %H:%M}, gossamer {__version__}",
+        created=f"{datetime.datetime.now():%d %B %Y, %H:%M}, gossamer {VERSION}",
         settings=_settings(spec, derived, source, sae),
         metrics=metrics,
         curves=_curves(log),

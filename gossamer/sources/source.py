@@ -110,7 +110,8 @@ class Feed:
     """Hand out a source's rows in batches, shuffled, epoch after epoch.
 
     Each epoch visits the units in a new random order. Units are read a buffer at a time and the rows of a buffer are
-    shuffled; what is left at its end (less than a batch) goes into the next one, so that no row is lost. The
+    shuffled; what is left at its end (less than a batch) comes first in the next one, so that no row is lost
+    and every epoch holds each row once. The
     stream is a pure function of the seed: a saved feed needs its place and those left-over rows, and reads its
     buffer again on loading.
 
@@ -168,10 +169,11 @@ class Feed:
             units = units[self.buffer * per_buffer : (self.buffer + 1) * per_buffer]
             read = self.source.read(units)
             _require_finite(read)
+            order = np.random.default_rng([self.seed, self.epoch, self.buffer, 1]).permutation(len(read))
             carry = self._carry
+            left_over = 0 if carry is None else len(carry)
             self._rows = read if carry is None else Batch.concatenate([_like(carry, read), read])
-            order = np.random.default_rng([self.seed, self.epoch, self.buffer, 1]).permutation(len(self._rows))
-            self._order = torch.from_numpy(order)
+            self._order = torch.from_numpy(np.concatenate([np.arange(left_over), left_over + order]))
         return self._rows
 
     def _advance(self) -> None:

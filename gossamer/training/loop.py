@@ -26,6 +26,7 @@ from gossamer.training.plan import Plan, make_plan
 from gossamer.training.run import PythonSource, Run, RunSpec, autoencoder_folders, differences
 from gossamer.training.spec import TrainSpec, derive
 from gossamer.training.trainee import Trainee
+from gossamer.version import VERSION
 
 __all__ = ["DivergedError", "plan", "require_unused", "train"]
 
@@ -243,15 +244,13 @@ def _prepare(
             raise ValueError(f"{sae.spec.name} has input_width {sae.spec.input_width}, but the rows are {width} wide")
     device = resolve_device(spec.device)
     derived = tuple(derive(spec, sae.spec) for sae in saes)
-    from gossamer import __version__
-
     run = RunSpec(
         autoencoders=tuple(sae.spec for sae in saes),
         source=described or PythonSource(),
         train=spec,
         fingerprint=source.fingerprint(),
         derived=derived,
-        version=__version__,
+        version=VERSION,
     )
     folder = None if out is None else Path(out)
     if folder is not None:

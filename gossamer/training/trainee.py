@@ -73,9 +73,9 @@ class Trainee:
         loss = self.sae.loss(x, dead=self.dead.indices)
         self.optimizer.zero_grad()
         loss.total.backward()
-        self.sae.before_step()
+        self.sae.decoder.before_step()
         self.optimizer.step()
-        self.sae.after_step()
+        self.sae.decoder.after_step()
         self.dead.update(loss.codes)
         self._note(loss, step)
 

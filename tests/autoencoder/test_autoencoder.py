@@ -17,7 +17,7 @@ from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.encoders import PreActivations
 from gossamer.autoencoder.losses import L1
 from gossamer.autoencoder.presets import preset
-from gossamer.autoencoder.sparsity import ReLU, TopK
+from gossamer.autoencoder.sparsity import ReLU, Sparsity, TopK
 from gossamer.codes import SparseCodes
 
 same_fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -70,16 +70,24 @@ class TestEncodeAndDecode:
         expected = pre.relu() / double.scaler.scale
         torch.testing.assert_close(trained.encode(rows).to_dense().double(), expected, rtol=1e-4, atol=1e-5)
 
-    def test_codes_are_never_negative(self, generator: torch.Generator):
+    @pytest.mark.parametrize("sparsity", [ReLU(), TopK(k=30)])
+    def test_codes_are_never_negative(self, generator: torch.Generator, sparsity: Sparsity):
         """z = max(p, 0), also where a pre-activation is so near to zero that its sign hangs on rounding."""
         x = torch.randn(64, generator=generator)
         weight = torch.randn(200, 64, generator=generator)
         weight -= torch.outer(weight @ x, x) / x.square().sum()
         bias = torch.zeros(200)
         bias[20:] = -1
-        for sparsity in (ReLU(), TopK(k=10)):
-            codes = sparsity(PreActivations(x.expand(300, 64).contiguous(), weight, bias))
-            assert not (codes.values < 0).any()
+        codes = sparsity(PreActivations(x.expand(300, 64).contiguous(), weight, bias))
+        assert not (codes.values < 0).any()
+
+    def test_a_row_with_fewer_than_k_positive_pre_activations_has_fewer_active(self):
+        sae = preset("topk", input_width=2, latents=4, l0=3).build()
+        with torch.no_grad():
+            sae.encoder.weight.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]))
+        codes = sae.encode(torch.tensor([[2.0, 3.0], [2.0, 0.0], [0.0, 0.0]]))
+        assert codes.to_dense().tolist() == [[2, 3, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
+        assert codes.l0 == 1
 
     def test_no_row_has_more_than_k_active(self, rows: Tensor):
         sae = preset("topk", input_width=24, latents=96, l0=5).build()

@@ -61,11 +61,11 @@ class TestAroundAStep:
             gradient = trained.decoder.weight.grad
             assert gradient is not None
             size = gradient.norm()
-            trained.before_step()
+            trained.decoder.before_step()
             along = (gradient * trained.decoder.weight).sum(dim=1)
             assert along.abs().max() <= 1e-6 * size
             optimizer.step()
-            trained.after_step()
+            trained.decoder.after_step()
             torch.testing.assert_close(trained.decoder.weight.norm(dim=1), torch.ones(96))
 
     def test_a_free_decoder_is_left_alone(self, rows: Tensor):
@@ -82,7 +82,7 @@ class TestAroundAStep:
     def test_without_a_gradient_there_is_nothing_to_do(self, trained: SparseAutoencoder):
         trained.zero_grad()
         weight = trained.decoder.weight.detach().clone()
-        trained.before_step()
+        trained.decoder.before_step()
         assert trained.decoder.weight.grad is None
         assert torch.equal(trained.decoder.weight, weight)
 
@@ -91,8 +91,8 @@ class TestAroundAStep:
         others = {n: p for n, p in trained.named_parameters() if n != "decoder.weight"}
         assert all(p.grad is not None for p in others.values())
         before = {n: (p.detach().clone(), p.grad.clone()) for n, p in others.items()}  # pyright: ignore
-        trained.before_step()
-        trained.after_step()
+        trained.decoder.before_step()
+        trained.decoder.after_step()
         for name, parameter in others.items():
             assert torch.equal(parameter, before[name][0])
             assert parameter.grad is not None

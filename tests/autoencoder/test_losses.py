@@ -33,7 +33,10 @@ def written_out(
     terms = {"reconstruction": ((x_hat - x) ** 2).mean()}
     for penalty in spec.penalties:
         terms["l1"] = penalty.weight * (codes.abs() * w_dec.norm(dim=1)).sum(dim=1).mean()
-    for auxiliary in spec.auxiliaries if dead is not None else ():
+    for auxiliary in spec.auxiliaries:
+        if dead is None:
+            continue
+        assert isinstance(auxiliary, AuxK)
         error = (x - x_hat).detach()
         kept = pre[:, dead].relu().topk(min(auxiliary.k or 16, len(dead)), dim=1)
         dense = torch.zeros_like(pre[:, dead]).scatter(1, kept.indices, kept.values)
@@ -242,9 +245,9 @@ class TestAuxK:
             for _ in range(60):
                 optimizer.zero_grad()
                 trial.loss(rows, dead=shown).total.backward()
-                trial.before_step()
+                trial.decoder.before_step()
                 optimizer.step()
-                trial.after_step()
+                trial.decoder.after_step()
             alive.append((trial.encode(rows).to_dense()[:, :48] != 0).any(dim=0).sum().item())
         assert alive[0] < 5
         assert alive[1] > 20

@@ -38,9 +38,9 @@ class TestEveryPreset:
         for _ in range(20):
             optimizer.zero_grad()
             sae.loss(rows).total.backward()
-            sae.before_step()
+            sae.decoder.before_step()
             optimizer.step()
-            sae.after_step()
+            sae.decoder.after_step()
         assert sae.loss(rows).terms["reconstruction"] < before / 2
 
     @pytest.mark.parametrize("option", ["input_width", "latents"])

@@ -115,7 +115,9 @@ def test_doctor_names_the_command_for_what_is_missing(capsys, monkeypatch):
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "jinja2" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "jinja2" else find(name, *rest)
+    )
     assert 'pip install "gossamer[report]"' in said(capsys, "doctor")[1]
 
 

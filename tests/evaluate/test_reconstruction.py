@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gossamer.evaluate.reconstruction import Reconstruction, ReconstructionScore, cosine, fvu
+from gossamer.evaluate.reconstruction import Reconstruction, cosine, fvu
 
 
 def pair(rows: int, width: int, seed: int, *, offset: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -118,11 +118,7 @@ class TestDefinition:
         assert fvu(x, x_hat.requires_grad_()) == fvu(x, x_hat.detach())
 
     def test_says_how_many_rows_it_rests_on(self):
-        assert in_batches(*pair(7, 2, 0), [3]).score() == ReconstructionScore(*by_approx(pair(7, 2, 0)), 7)
-
-
-def by_approx(pair_of_rows: tuple[Tensor, Tensor]) -> tuple[float, float]:
-    return pytest.approx(by_numpy(*pair_of_rows)[0]), pytest.approx(by_numpy(*pair_of_rows)[1])
+        assert in_batches(*pair(7, 2, 0), [3]).score().rows == 7
 
 
 @pytest.mark.parametrize(("a", "b"), [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((3,), (3,)), ((2, 3), (2,))])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gossamer import kernels
+from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.encoders import PreActivations
 from gossamer.codes import SparseCodes
 from gossamer.kernels import reference, torch_cpu
@@ -364,7 +365,7 @@ class TestUninitialisedMemory:
         require_topk(p, k, kernels.select_topk(p.x, p.weight, p.bias, k))
 
     @pytest.mark.usefixtures("poisoned", "low_precision_selection")
-    def test_is_not_read_by_an_autoencoder(self, trained: torch.nn.Module, rows: Tensor):
+    def test_is_not_read_by_an_autoencoder(self, trained: SparseAutoencoder, rows: Tensor):
         loss = trained.loss(rows, dead=torch.arange(9))
         loss.total.backward()
         output = trained(rows)
