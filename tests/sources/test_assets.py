@@ -171,7 +171,7 @@ class TestConvertedModel:
 
     @pytest.mark.usefixtures("one_thread")
     def test_predicts_prose(self, conversion: Conversion):
-        """A wrong order inside the heads, swapped matrices or a shifted vocabulary give hundreds and more."""
+        """It is 33.4; 38 with a wrong base of the positions, hundreds and more with swapped or shuffled matrices."""
         import torch
 
         from gossamer.sources.models import load_model
@@ -180,7 +180,7 @@ class TestConvertedModel:
         tokens = loaded.tokenizer(PROSE, return_tensors="pt")["input_ids"]
         with torch.inference_mode():
             loss = loaded.model(input_ids=tokens, labels=tokens).loss
-        assert float(loss.exp()) < 40
+        assert float(loss.exp()) < 36
 
     def test_tokenizer_adds_nothing_and_splits_digits_first(self, tokenizer: Any):
         tokens = tokenizer.convert_ids_to_tokens(tokenizer("Hello world\n\n12  3 é").input_ids)
@@ -189,7 +189,7 @@ class TestConvertedModel:
     def test_tokenizer_knows_the_chat(self, tokenizer: Any):
         chat = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], return_dict=True)
         assert tokenizer.decode(chat["input_ids"]).endswith("<|im_start|>user\nHi<|im_end|>\n")
-        assert tokenizer("<|im_start|><|endoftext|>").input_ids == [1, 0]
+        assert tokenizer("<|im_start|><|endoftext|><repo_name>").input_ids == [1, 0, 3]
         assert (len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id) == (49152, 2, 2)
         assert tokenizer.model_max_length == 8192
 
