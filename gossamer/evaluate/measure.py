@@ -47,7 +47,7 @@ def measure(
 ) -> Measurement:
     """Measure an autoencoder on the held-out rows of a source.
 
-    rows: at most about so many rows for reconstruction and sparsity. predictions: about so many next-token
+    rows: at most so many rows for reconstruction and sparsity. predictions: about so many next-token
     predictions, if the source is a causal language model; 0 leaves that part out.
 
     Raises ValueError if the source holds no rows out, or its width does not fit.
@@ -65,12 +65,12 @@ def measure(
     device = sae.device
     seen = 0
     for held_out in source.validation(batch=batch):
-        x = held_out.rows[site].to(device, torch.float32)
+        x = held_out[: rows - seen].rows[site].to(device, torch.float32)
         output = sae(x)
         reconstruction.update(x, output.reconstruction)
         sparsity.update(output.codes)
         seen += len(x)
-        if seen >= rows:
+        if seen == rows:
             break
     language_model = None
     if predictions and isinstance(source, Activations) and is_language_model(source.model):

@@ -30,12 +30,19 @@ __all__ = [
     "scatter_outer",
     "select_positive",
     "select_topk",
+    "selection",
 ]
 
 
 def backend(device: torch.device | str) -> str:
     """Return the name of the implementation that serves this device."""
     return "torch-cpu" if torch.device(device).type == "cpu" else "reference"
+
+
+def selection(device: torch.device | str) -> str:
+    """Return the precision in which candidates are chosen on this device; it decides the last bits of a run."""
+    fast = backend(device) == "torch-cpu" and fast_bfloat16(device)
+    return "bfloat16 candidates" if fast else "full precision"
 
 
 def _implementation(x: Tensor):

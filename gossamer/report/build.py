@@ -52,7 +52,7 @@ def report_run(
     for number, (sae, measurement) in enumerate(zip(run.autoencoders, measurements, strict=True)):
         print_table(measurement, title=f"{folder}: {measurement.name}")
         name = "report.html" if len(measurements) == 1 else f"report-{number}-{measurement.name}.html"
-        cards, sampling = _cards(sae, source, measurement, features=features, rows=rows, seed=seed)
+        cards, sampling = _cards(sae, source, measurement, features=features, seed=seed)
         lines = [line for line in log if line["model"] == number]
         data = describe(spec, spec.derived[number], source, sae, measurement, lines, cards, sampling)
         paths.append(write(data, folder / name))
@@ -99,11 +99,11 @@ def describe(
 
 
 def _cards(
-    sae: SparseAutoencoder, source: Source, measurement: Measurement, *, features: int, rows: int, seed: int
+    sae: SparseAutoencoder, source: Source, measurement: Measurement, *, features: int, seed: int
 ) -> tuple[tuple[FeatureCard, ...], str]:
     score = measurement.sparsity
     latents, sampling = choose_latents(score.densities, features, seed=seed)
-    activity, _ = collect(sae, source, latents, rows=rows)
+    activity, _ = collect(sae, source, latents, rows=score.rows)
     directions = sae.decoder.weight.detach()[latents]
     lens = logit_lens(source, directions) or [(None, None)] * len(latents)
     rng = np.random.default_rng(seed)
@@ -137,9 +137,9 @@ def _settings(spec: RunSpec, derived: Derived, source: Source, sae: SparseAutoen
         Setting("scaling", repr(parts.scaling)),
         *(Setting("loss", repr(part)) for part in (*parts.penalties, *parts.auxiliaries)),
     ]
-    data = [Setting("source", line) for line in source.describe()]
-    texts = spec.source.to_dict().get("texts")
-    data += [Setting("texts", ", ".join(texts))] if texts else []
+    data = [Setting(topic, text) for topic, text in source.describe().items()]
+    files = spec.source.to_dict().get("texts")
+    data += [Setting("files", ", ".join(files))] if files else []
     training = [
         Setting("rows", f"{train.steps * train.batch:,}", f"{train.steps * train.batch / source.rows:.2f} epochs"),
         Setting("batch", f"{train.batch:,}", f"{train.steps:,} steps"),

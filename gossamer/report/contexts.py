@@ -99,7 +99,7 @@ class Activity:
 def collect(
     sae: SparseAutoencoder, source: Source, latents: np.ndarray, *, rows: int
 ) -> tuple[dict[int, Activity], int]:
-    """Return the activity of some latents over about `rows` held-out rows, and how many rows there were."""
+    """Return the activity of some latents over the first `rows` held-out rows, and how many rows there were."""
     site = source.site(sae.spec.site)
     weight = sae.encoder.weight
     slot = torch.full((sae.spec.latents,), -1, dtype=torch.int64)
@@ -107,13 +107,14 @@ def collect(
     parts: list[np.ndarray] = []
     seen = 0
     for places, batch in _held_out(source):
+        batch = batch[: rows - seen]
         codes = sae.encode(batch.rows[site].to(weight)).to("cpu")
         wanted = (slot[codes.indices] >= 0) & (codes.values > 0)
         row = codes.row_of_entry()[wanted].numpy()
         columns = (slot[codes.indices[wanted]].numpy(), codes.values[wanted].numpy(), *places[row].T)
         parts.append(np.stack([column.astype(np.float64) for column in (*columns, *batch.origins.numpy()[row].T)]))
         seen += len(batch)
-        if seen >= rows:
+        if seen == rows:
             break
     table = np.concatenate(parts, axis=1)
     return {int(latent): _activity(table[:, table[0] == number]) for number, latent in enumerate(latents)}, seen

@@ -135,19 +135,19 @@ class Activations(Source):
             **self.windows.fingerprint(),
         }
 
-    def describe(self) -> list[str]:
-        """Return model, sites, windows, what is dropped and what is held out."""
+    def describe(self) -> dict[str, str]:
+        """Return the model and its sites, the windows, the number of rows, and what is dropped."""
         parameter = next(self.model.parameters())
-        dropped = {"special": "special tokens", "first": "position 0 of each window"}
-        said = " and ".join(dropped[name] for name in self.windows.drop)
-        return [
-            f"{type(self.model).__name__} on {parameter.device}, {str(parameter.dtype).removeprefix('torch.')}, "
-            f"read at {', '.join(self.sites)}",
-            f"{len(self.texts):,} documents, {self.windows.layout} into {self.units:,} windows of up to "
-            f"{self.windows.context} tokens: {self.rows:,} rows an epoch, {self.validation_rows:,} held out "
-            "for validation, by document",
-            f"{said} give no rows" if said else "every position gives a row",
-        ]
+        dtype = str(parameter.dtype).removeprefix("torch.")
+        meanings = {"special": "special tokens", "first": "position 0 of each window"}
+        dropped = " and ".join(meanings[name] for name in self.windows.drop)
+        return {
+            "model": f"{type(self.model).__name__} on {parameter.device}, {dtype}, read at {', '.join(self.sites)}",
+            "texts": f"{len(self.texts):,} documents, {self.windows.layout} into {self.units:,} windows of up to "
+            f"{self.windows.context} tokens",
+            "rows": f"{self.rows:,} an epoch, {self.validation_rows:,} held out for validation, by document",
+            "dropped": f"{dropped} give no rows" if dropped else "nothing, every position gives a row",
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

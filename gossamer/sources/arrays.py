@@ -88,12 +88,12 @@ class Arrays(Source):
             "content": digest.hexdigest()[:16],
         }
 
-    def describe(self) -> list[str]:
-        """Return how many rows there are and how many are held out."""
+    def describe(self) -> dict[str, str]:
+        """Return where the rows are, how many there are and how many are held out."""
         place = "memory-mapped file" if self._block > 1 else "array in memory"
-        return [
-            f"{place}, {self.rows:,} rows to train on, {self.validation_rows:,} held out for validation",
-        ]
+        return {
+            "rows": f"{place}, {self.rows:,} to train on, {self.validation_rows:,} held out for validation",
+        }
 
     def _rows(self, rows: np.ndarray) -> Batch:
         picked = self._x[torch.from_numpy(rows)] if isinstance(self._x, Tensor) else torch.from_numpy(self._x[rows])

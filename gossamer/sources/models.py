@@ -6,9 +6,7 @@ and code that comes with a model is never run.
 """
 
 import difflib
-import functools
 import importlib.util
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from gossamer.kernels.capability import fast_bfloat16
 from gossamer.sources.assets import MODELS
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
     with _quiet():
         source, local_files_only = _resolve(name)
         if dtype == "auto":
-            dtype = "bfloat16" if fast_bfloat16(device) else "float32"
+            dtype = "bfloat16" if fast_bfloat16(where) else "float32"
         try:
             tokenizer = _load_tokenizer(source, local_files_only)
             model, missing = _load_weights(source, local_files_only, _DTYPES[dtype])
@@ -74,42 +73,6 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
     _check_missing(name, missing)
     model.to(where).eval().requires_grad_(False)
     return LoadedModel(model=model, tokenizer=tokenizer, name=name)
-
-
-@functools.cache
-def fast_bfloat16(device: str) -> bool:
-    """Tell whether bfloat16 is the faster number format for matrix products on a device.
-
-    CUDA devices are asked whether they have it in hardware. A CPU is measured, once per process, a few
-    milliseconds: some processors multiply bfloat16 ten times as fast as float32, others emulate it at a
-    fraction of the speed. For every other kind of device the answer is no.
-
-    Raises `ValueError` for a device that this machine does not have.
-    """
-    where = _checked_device(device)
-    if where.type == "cuda":
-        with torch.cuda.device(where):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    return where.type == "cpu" and _bfloat16_speedup() > 1.3
-
-
-def _bfloat16_speedup() -> float:
-    """Measure the time of a float32 product over that of the same product in bfloat16, on the CPU."""
-    best: dict[torch.dtype, float] = {}
-    threads = torch.get_num_threads()
-    # On one thread: beside other work, several threads wait for each other ten times as long as the product
-    # takes. And the fastest of several turns, the first of which also sets up the kernel.
-    torch.set_num_threads(1)
-    try:
-        for _ in range(6):
-            for dtype in (torch.float32, torch.bfloat16):
-                left, right = torch.ones(128, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-                start = time.perf_counter()
-                torch.mm(left, right)
-                best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    return best[torch.float32] / best[torch.bfloat16]
 
 
 def _checked_device(device: str) -> torch.device:

@@ -79,8 +79,8 @@ class Source(ABC):
         """Return what distinguishes this source from others, for comparing runs."""
 
     @abstractmethod
-    def describe(self) -> list[str]:
-        """Return what a person should know before a run: what is read, what is dropped, what is held out."""
+    def describe(self) -> dict[str, str]:
+        """Return what a person should know before a run, by topic: what is read, how many rows, what is dropped."""
 
     @property
     def bytes_per_row(self) -> int:

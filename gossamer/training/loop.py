@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import SPEC
 from gossamer.autoencoder.initialise import start_from_data
@@ -248,7 +249,7 @@ def _prepare(
         autoencoders=tuple(sae.spec for sae in saes),
         source=described or PythonSource(),
         train=spec,
-        fingerprint=source.fingerprint(),
+        fingerprint=source.fingerprint() | {"selection": kernels.selection(device)},
         derived=derived,
         version=VERSION,
     )

@@ -64,17 +64,17 @@ def make_plan(
     per_row = _seconds_per_row(source) + sum(_seconds_per_step(t, source, sample) for t in trainees) / len(sample)
     seconds = per_row * (spec.steps - done) * spec.batch
     epochs = spec.steps * spec.batch / source.rows
-    lines = [f"source   {source.describe()[0]}", *(f"         {line}" for line in source.describe()[1:])]
+    lines = [f"{topic:<9}{text}" for topic, text in source.describe().items()]
     for trainee in trainees:
         sae, derived = trainee.sae.spec, trainee.derived
         lines += [
-            f"model    {sae.name}: {sae.input_width} → {sae.latents} latents, {sae.sparsity!r}",
+            f"learns   {sae.name}: {sae.input_width} → {sae.latents} latents, {sae.sparsity!r}",
             f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
             f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
         ]
     device = trainees[0].sae.device
     lines += [
-        f"rows     {spec.steps * spec.batch:,} in {spec.steps:,} steps of {spec.batch:,} ({epochs:.2f} epochs)",
+        f"steps    {spec.steps * spec.batch:,} in {spec.steps:,} steps of {spec.batch:,} ({epochs:.2f} epochs)",
         f"memory   {gigabytes(memory)}, of which {gigabytes(buffer)} to shuffle {source.buffer_rows:,} rows",
         f"time     about {duration(seconds)} on {device} ({kernels.backend(device)} kernels)",
         f"folder   {folder or 'none: nothing is kept on disk'}" + (f", {gigabytes(disk)}" if folder else ""),

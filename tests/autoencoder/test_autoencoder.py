@@ -126,6 +126,10 @@ class TestIndependence:
     whether a batch takes the dense or the sparse path hangs on how many of its latents are active.
     """
 
+    @pytest.fixture
+    def trained(self, trained: SparseAutoencoder) -> SparseAutoencoder:
+        return trained.eval()
+
     def tolerance(self, sae: SparseAutoencoder) -> float:
         return 0.0 if isinstance(sae.spec.sparsity, TopK) else 1e-6
 

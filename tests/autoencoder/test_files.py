@@ -113,9 +113,9 @@ class TestFinding:
             with pytest.raises(ValueError, match=rf"no autoencoder in {re.escape(str(place))}.*spec\.json"):
                 load(place)
 
-    def test_a_run_that_has_not_finished_says_how_to_go_on(self, tmp_path: Path):
+    def test_a_run_that_was_stopped_says_how_to_go_on(self, tmp_path: Path):
         (tmp_path / "checkpoints").mkdir()
-        with pytest.raises(ValueError, match=r"not finished.*--resume"):
+        with pytest.raises(ValueError, match=rf"run .*gossamer train --resume {re.escape(str(tmp_path))}"):
             load(tmp_path)
 
 

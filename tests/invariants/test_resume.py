@@ -22,14 +22,14 @@ pytest.importorskip("transformers")
 EVERY = 7
 STEPS = 60
 
-ARRAYS = """
+ARRAYS = f"""
 import sys, numpy as np, gossamer as gs
 x, out = np.load(sys.argv[1]), sys.argv[2]
 saes = [gs.preset("topk", input_width=48, latents=256, l0=6).build(seed=0),
         gs.preset("vanilla-l1", input_width=48, latents=128, l1=0.02).build(seed=1)]
-spec = gs.TrainSpec(rows={steps} * 256, batch=256, seed=3, checkpoint_every={every}, log_every=5, dead_after=2048)
+spec = gs.TrainSpec(rows={STEPS} * 256, batch=256, seed=3, checkpoint_every={EVERY}, log_every=5, dead_after=2048)
 gs.train(saes, gs.Arrays(x, buffer_rows=3000), spec, out=out, resume=True, quiet=True)
-""".format(steps=STEPS, every=EVERY)
+"""
 
 RECIPE = """
 out = "unused"

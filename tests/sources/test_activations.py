@@ -162,7 +162,7 @@ def test_any_torch_module_that_takes_token_ids_is_a_source(smollm2):
 
 
 def test_the_description_says_what_is_dropped_and_held_out(source):
-    text = "\n".join(source.describe())
+    text = "\n".join(source.describe().values())
     for word in ("position 0", "special tokens", "held out", "packed", "model.layers.2", "float32"):
         assert word in text
 

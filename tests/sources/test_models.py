@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,7 +15,7 @@ import torch
 
 from gossamer.sources import assets, models
 from gossamer.sources.assets import INSTALL_COMMAND, MissingAsset
-from gossamer.sources.models import fast_bfloat16, load_model
+from gossamer.sources.models import load_model
 
 transformers: Any = pytest.importorskip("transformers", reason="pip install gossamer[hf]")
 
@@ -263,36 +263,6 @@ def test_any_answer_of_the_hub_counts(monkeypatch: pytest.MonkeyPatch):
     results = [HfHubHTTPError.__new__(HfHubHTTPError), ConnectionError(), None]
     monkeypatch.setattr(HfApi, "model_info", Mock(side_effect=results))
     assert [HUB_ANSWERS("some/model") for _ in results] == [True, False, True]
-
-
-class TestFastBfloat16:
-    @pytest.fixture(autouse=True)
-    def forget(self) -> Iterator[None]:
-        fast_bfloat16.cache_clear()
-        yield
-        fast_bfloat16.cache_clear()
-
-    @pytest.mark.parametrize(("speedup", "expected"), [(4.0, True), (1.4, True), (1.2, False), (0.1, False)])
-    def test_a_cpu_is_measured_once(self, monkeypatch: pytest.MonkeyPatch, speedup: float, expected: bool):
-        monkeypatch.setattr(models, "_bfloat16_speedup", Mock(side_effect=[speedup]))
-        assert [fast_bfloat16("cpu") for _ in range(3)] == [expected] * 3
-
-    def test_the_measurement_gives_the_threads_back(self):
-        torch.set_num_threads(2)
-        assert 0.001 < models._bfloat16_speedup() < 1000
-        assert torch.get_num_threads() == 2
-
-    @pytest.mark.parametrize("supported", [True, False])
-    def test_cuda_is_asked(self, monkeypatch: pytest.MonkeyPatch, supported: bool):
-        monkeypatch.setattr(models, "_checked_device", torch.device)
-        monkeypatch.setattr(torch.cuda, "device", nullcontext)
-        ask = Mock(return_value=supported)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", ask)
-        assert fast_bfloat16("cuda:0") is supported
-        ask.assert_called_once_with(including_emulation=False)
-
-    def test_no_other_device_is_trusted(self):
-        assert not fast_bfloat16("meta")
 
 
 def test_importing_the_module_does_not_import_transformers():
