@@ -6,6 +6,7 @@ TopK row with fewer than k positive pre-activations): it is stored, but not acti
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 __all__ = ["SparseCodes"]
+
+with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
+    warnings.simplefilter("ignore")
+    torch.zeros(1, 1).to_sparse_csr()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,7 +75,7 @@ class SparseCodes:
         """Return a scipy.sparse.csr_array without the entries that hold zero."""
         import scipy.sparse
 
-        parts = [t.detach().cpu().numpy() for t in (self.values, self.indices, self.offsets)]
+        parts = [t.detach().cpu().numpy().copy() for t in (self.values, self.indices, self.offsets)]
         matrix = scipy.sparse.csr_array(tuple(parts), shape=self.shape)
         matrix.eliminate_zeros()
         matrix.sort_indices()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
+import numbers
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -44,6 +46,11 @@ class Spec:
 
     kind: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        """Check every field against its annotation, however the spec is made; a subclass that adds checks calls it."""
+        for name, hint in _hints(type(self)).items():
+            object.__setattr__(self, name, _read(hint, getattr(self, name), f"{type(self).__name__}.{name}"))
+
     def build(self, **_: Any) -> Any:
         """Return the part; a part without tensors of its own is its spec."""
         return self
@@ -73,7 +80,7 @@ class Spec:
         missing = [name for name, field in known.items() if _required(field) and name not in values]
         if missing:
             raise ValueError(f"{place}: missing field {', '.join(map(repr, missing))}")
-        hints = typing.get_type_hints(target)
+        hints = _hints(target)
         read = {name: _read(hints[name], value, f"{place}.{name}") for name, value in values.items()}
         return typing.cast(Self, target(**read))
 
@@ -126,16 +133,22 @@ class Spec:
         kinds = cls.kinds()
         if kind is None and not kinds:
             return cls
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             given = "missing" if kind is None else f"unknown: {kind!r}"
             raise ValueError(f"{where or cls.__name__}: kind is {given}; {nearest(kind, kinds)}")
-        return kinds[typing.cast(str, kind)]
+        return kinds[kind]
 
 
 def _descendants(cls: type[Spec]) -> Iterable[type]:
     for child in cls.__subclasses__():
         yield child
         yield from _descendants(child)
+
+
+@functools.cache
+def _hints(cls: type[Spec]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {name: hints[name] for name in _fields(cls)}
 
 
 def _fields(cls: type[Spec]) -> dict[str, dataclasses.Field[Any]]:
@@ -195,10 +208,15 @@ def _read_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
 
 
 def _read_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    exact = {int: numbers.Integral, float: numbers.Real}.get(hint, hint)
+    if not isinstance(value, exact) or (isinstance(value, bool) and hint is not bool):
         raise TypeError(f"{where}: expected {hint.__name__}, got {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: expected a finite number, got {value!r}")
-    return value
+    if hint not in (int, float):
+        return value
+    try:
+        number = hint(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: expected a finite number, got {number!r}")
+    return number

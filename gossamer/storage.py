@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -18,6 +19,9 @@ __all__ = ["StorageError", "read_tensors", "replace_file", "replace_folder", "wr
 TEMPORARY = ".writing"
 """Suffix of what is being written; a leftover with it is never read and is overwritten."""
 
+REPLACED = ".replaced"
+"""Suffix of the folder that is being replaced, for the moment between two renames."""
+
 
 class StorageError(OSError):
     """Something could not be written; what was there before is intact."""
@@ -28,9 +32,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises StorageError, naming the remedy, if the disk is full or the place cannot be written; the old file stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.resolve()
     temporary = path.with_name(f"{path.name}{TEMPORARY}")
     with _explained(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _flush(temporary)
         os.replace(temporary, path)
@@ -41,10 +46,13 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises StorageError as `replace_file` does.
     """
-    temporary, old = (path.with_name(f"{path.name}{suffix}") for suffix in (TEMPORARY, ".replaced"))
+    path = path.resolve()
+    temporary, old = (path.with_name(f"{path.name}{suffix}") for suffix in (TEMPORARY, REPLACED))
     with _explained(path, temporary):
+        if old.exists() and not path.exists():  # a process died between the two renames below
+            os.replace(old, path)
         for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+            _remove(leftover)
         temporary.mkdir(parents=True)
         write(temporary)
         for file in temporary.rglob("*"):
@@ -52,8 +60,13 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
                 _flush(file)
         if path.exists():
             os.replace(path, old)
-        os.replace(temporary, path)
-        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+        _remove(old)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -88,10 +101,7 @@ def _explained(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         if isinstance(error, StorageError):
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
@@ -100,6 +110,15 @@ def _explained(path: Path, temporary: Path) -> Iterator[None]:
             f"cannot write {path}: {reason}. What was there before is intact. "
             f"Free space or choose another folder; {_free(path)}",
         ) from error
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder if it is there; what cannot be removed stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _free(path: Path) -> str:

@@ -43,6 +43,7 @@ class AutoencoderSpec(Spec):
     site: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.input_width < 1 or self.latents < 1:
             raise ValueError(f"input_width and latents must be at least 1, got {self.input_width} and {self.latents}")
         self.sparsity.check(latents=self.latents)
@@ -122,11 +123,11 @@ class SparseAutoencoder(nn.Module):
         directions = self.decoder.weight
         terms = {"reconstruction": residual.square().mean()}
         for penalty in self.spec.penalties:
-            terms[penalty.kind] = penalty.weight * penalty(codes, directions)
+            terms[penalty.kind] = terms.get(penalty.kind, 0.0) + penalty.weight * penalty(codes, directions)
         if dead is not None:
             for auxiliary in self.spec.auxiliaries:
                 cost = auxiliary(pre, residual.detach(), dead, directions)
-                terms[auxiliary.kind] = auxiliary.weight * cost
+                terms[auxiliary.kind] = terms.get(auxiliary.kind, 0.0) + auxiliary.weight * cost
         total = torch.stack(list(terms.values())).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()}, codes.detach())
 

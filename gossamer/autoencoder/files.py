@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
@@ -20,8 +19,13 @@ def save(sae: SparseAutoencoder, folder: str | Path) -> None:
     encoder.weight, decoder.weight: `(latents, input_width)`; encoder.bias: `(latents,)`; decoder.bias:
     `(input_width,)`; x̂ = sparsity(x W_encᵀ + b_enc) W_dec + b_dec.
 
-    Raises StorageError if the folder cannot be written; what was there before stays.
+    Raises ValueError if the folder holds something else, StorageError if it cannot be written; what was there
+    before stays.
     """
+    folder = Path(folder)
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (SPEC not in present and present - {WEIGHTS}):
+        raise ValueError(f"{folder} holds something else than an autoencoder; choose another folder")
     folded = copy.deepcopy(sae)
     folded.fold()
 
@@ -29,7 +33,7 @@ def save(sae: SparseAutoencoder, folder: str | Path) -> None:
         (temporary / SPEC).write_text(sae.spec.to_json(), encoding="utf-8")
         write_tensors(temporary / WEIGHTS, folded.state_dict(), {"format": "gossamer.autoencoder.1"})
 
-    replace_folder(Path(folder), write)
+    replace_folder(folder, write)
 
 
 def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
@@ -41,15 +45,15 @@ def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
     place = _find(Path(folder))
     try:
         spec = AutoencoderSpec.from_json((place / SPEC).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place / SPEC} is damaged: {error}") from error
-    sae = spec.build().to(device)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{place / SPEC} is damaged or of another version: {error}") from error
     tensors, _ = read_tensors(place / WEIGHTS, device=str(device))
+    sae = spec.build().to(device)
     expected = {name: tuple(t.shape) for name, t in sae.state_dict().items()}
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     if given != expected:
         raise ValueError(f"{place / WEIGHTS} does not match {SPEC}: it holds {given}, expected {expected}")
-    sae.load_state_dict(tensors)
+    sae.to(tensors["encoder.weight"].dtype).load_state_dict(tensors)
     return sae.eval()
 
 

@@ -17,6 +17,8 @@ def start_from_data(sae: SparseAutoencoder, sample: Tensor) -> None:
     A fresh autoencoder starts by predicting the mean row, and its encoder looks at the distance from it:
     b_dec = mean, b_enc = −W_enc · mean. One that has been trained keeps its function, in new training units.
     """
+    if sample.dim() != 2 or sample.shape[1] != sae.spec.input_width or not len(sample):
+        raise ValueError(f"expected sample rows of width {sae.spec.input_width}, got shape {tuple(sample.shape)}")
     sample = sample.to(sae.encoder.weight)
     mean, scale = sae.spec.scaling.measure(sample)
     if sae.is_fresh:

@@ -42,6 +42,10 @@ class L1(Penalty):
     kind: ClassVar[str] = "l1"
     weight: float
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_weight(self.weight)
+
     def __call__(self, codes: SparseCodes, directions: Tensor) -> Tensor:
         """Return the penalty without its weight."""
         norms = torch.linalg.vector_norm(directions, dim=1)
@@ -78,6 +82,12 @@ class AuxK(Auxiliary):
     weight: float = 1 / 32
     k: int | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_weight(self.weight)
+        if self.k is not None and self.k < 1:
+            raise ValueError(f"k is the number of dead latents per row, at least 1; got {self.k}")
+
     def __call__(self, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor) -> Tensor:
         """Return the auxiliary loss without its weight; zero if no latent is dead."""
         if dead.shape[0] == 0:
@@ -87,8 +97,14 @@ class AuxK(Auxiliary):
         codes = SparseCodes.from_topk(indices, values.relu(), latents=dead.shape[0])
         rows = directions.index_select(0, dead)
         estimate = kernels.gather_sum(codes.offsets, codes.indices, codes.values, rows)
-        scale = residual.square().sum().clamp_min(torch.finfo(residual.dtype).tiny)
-        return (residual - estimate).square().sum() / scale
+        scale = residual.square().sum()
+        left = scale > 0  # with nothing left to explain there is nothing to learn
+        return (residual - estimate).square().sum() * left / scale.where(left, 1.0)
+
+
+def _require_weight(weight: float) -> None:
+    if weight < 0:
+        raise ValueError(f"a weight below 0 would reward what it should charge for; got {weight}")
 
 
 def nearest_power_of_two(x: float) -> int:

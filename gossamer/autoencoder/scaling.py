@@ -70,5 +70,6 @@ class MeanScale(Scaling):
         """Return the mean row and 1 / root mean square of what is left."""
         mean = sample.mean(dim=0, dtype=torch.float64)
         square = (sample - mean).square().mean()
-        scale = torch.where(square > 0, square, torch.ones_like(square)).rsqrt()
+        rounding = (torch.finfo(sample.dtype).eps * sample.abs().amax()).square()
+        scale = torch.where(square > rounding, square, torch.ones_like(square)).rsqrt()
         return mean.to(sample.dtype), scale.to(sample.dtype)

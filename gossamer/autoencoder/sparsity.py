@@ -37,6 +37,7 @@ class TopK(Sparsity):
     k: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.k < 1:
             raise ValueError(f"k is the number of active latents per row, at least 1; got {self.k}")
 
@@ -65,4 +66,5 @@ class ReLU(Sparsity):
 
     def __call__(self, pre: PreActivations) -> SparseCodes:
         """Return the positive pre-activations."""
-        return pre.at(*kernels.select_positive(pre.x, pre.weight, pre.bias))
+        codes = pre.at(*kernels.select_positive(pre.x, pre.weight, pre.bias))
+        return codes.replace_values(codes.values.relu())  # rounding can bring a chosen one below zero

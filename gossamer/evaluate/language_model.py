@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.sources.activations import Activations
-from gossamer.sources.hooks import replaced
+from gossamer.sources.hooks import evaluating, replaced
 from gossamer.sources.windows import TokenBatch
 
 __all__ = [
@@ -105,7 +105,7 @@ def splice(
                 clean = logits
             elif name == "spliced":
                 sums["kl"] += kl_divergence(clean, logits).sum().item()
-    losses = {name: total / max(predictions, 1) for name, total in sums.items()}
+    losses = {name: total / predictions if predictions else float("nan") for name, total in sums.items()}
     clean_spliced = {"clean": losses["clean"], "spliced": losses["spliced"]}
     return LanguageModelScore(
         **losses,
@@ -130,7 +130,7 @@ def _logits(source: Activations, tokens: TokenBatch, site: str, change: Callable
         new[keep.to(x.device)] = change(x[keep.to(x.device)]).to(x)
         return new
 
-    with nullcontext() if change is None else replaced(source.model, site, put):
+    with evaluating(source.model), nullcontext() if change is None else replaced(source.model, site, put):
         logits = source.model(**source.arguments(tokens)).logits
     return logits[:, :-1][torch.from_numpy(_predicting(tokens)).to(logits.device)]
 

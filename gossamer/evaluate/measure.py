@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
@@ -17,6 +16,7 @@ from gossamer.evaluate.language_model import LanguageModelScore, is_language_mod
 from gossamer.evaluate.reconstruction import Reconstruction, ReconstructionScore
 from gossamer.evaluate.sparsity import Sparsity, SparsityScore
 from gossamer.sources.activations import Activations
+from gossamer.sources.hooks import evaluating
 from gossamer.sources.source import Source
 from gossamer.storage import replace_file
 
@@ -59,26 +59,29 @@ def measure(
         )
     if not source.validation_rows:
         raise ValueError("the source holds no rows out; make it with validation above 0")
-    training = sae.training
-    sae.eval()
+    with evaluating(sae):
+        reconstruction, sparsity = _held_out(sae, source, site, rows=rows, batch=batch)
+        language_model = None
+        if predictions and isinstance(source, Activations) and is_language_model(source.model):
+            windows = source.windows.validation[: -(-predictions // source.windows.context)]
+            language_model = splice(sae, source, mean=reconstruction.mean, windows=windows, site=site)
+    return Measurement(sae.spec.name, reconstruction.score(), sparsity.score(), language_model)
+
+
+def _held_out(
+    sae: SparseAutoencoder, source: Source, site: str, *, rows: int, batch: int
+) -> tuple[Reconstruction, Sparsity]:
     reconstruction, sparsity = Reconstruction(), Sparsity(sae.spec.latents)
-    device = sae.device
     seen = 0
     for held_out in source.validation(batch=batch):
-        x = held_out[: rows - seen].rows[site].to(device, torch.float32)
+        x = held_out[: rows - seen].rows[site].to(sae.device, torch.float32)
         output = sae(x)
         reconstruction.update(x, output.reconstruction)
         sparsity.update(output.codes)
         seen += len(x)
         if seen == rows:
             break
-    language_model = None
-    if predictions and isinstance(source, Activations) and is_language_model(source.model):
-        count = -(-predictions // source.windows.context)
-        windows = source.windows.validation[:count]
-        language_model = splice(sae, source, mean=reconstruction.mean, windows=np.asarray(windows), site=site)
-    sae.train(training)
-    return Measurement(sae.spec.name, reconstruction.score(), sparsity.score(), language_model)
+    return reconstruction, sparsity
 
 
 def write_measurements(measurements: list[Measurement], folder: Path) -> Path:

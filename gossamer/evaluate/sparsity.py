@@ -35,7 +35,7 @@ class Sparsity:
         self._rows = 0
         self._active = torch.zeros(latents, dtype=torch.float64)
         self._sum = torch.zeros(latents, dtype=torch.float64)
-        self._max = torch.zeros(latents, dtype=torch.float64)
+        self._max = torch.full((latents,), -torch.inf, dtype=torch.float64)
 
     def update(self, codes: SparseCodes) -> None:
         """Add the codes of some rows."""
@@ -43,7 +43,7 @@ class Sparsity:
         self._rows += codes.rows
         self._active.index_add_(0, indices, values.ne(0).double())
         self._sum.index_add_(0, indices, values)
-        self._max.scatter_reduce_(0, indices, values, "amax")
+        self._max.scatter_reduce_(0, indices[values != 0], values[values != 0], "amax")
 
     def score(self) -> SparsityScore:
         """Return L0, dead share and densities."""
@@ -53,6 +53,6 @@ class Sparsity:
             dead=self._active.eq(0).double().mean().item(),
             densities=(self._active / rows).numpy(),
             mean_activation=(self._sum / self._active.clamp_min(1)).numpy(),
-            max_activation=self._max.numpy(),
+            max_activation=self._max.where(self._active > 0, 0.0).numpy(),
             rows=self._rows,
         )

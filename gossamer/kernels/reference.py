@@ -21,7 +21,7 @@ def select_positive(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor) -> tuple[Te
     """Return offsets and indices of the positive pre-activations x Wᵀ + b, latents in order."""
     row_E, indices_E = (x_BD @ weight_FD.T + bias_F > 0).nonzero(as_tuple=True)
     counts_B = torch.bincount(row_E, minlength=x_BD.shape[0])
-    return torch.nn.functional.pad(counts_B.cumsum(0), (1, 0)), indices_E
+    return torch.nn.functional.pad(counts_B.cumsum(0), (1, 0)), indices_E.clone()
 
 
 def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tensor) -> Tensor:

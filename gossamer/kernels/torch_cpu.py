@@ -7,8 +7,6 @@ Legend: B rows, D input width, F latents, E entries, K per row, C candidates.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear, pad
@@ -18,30 +16,37 @@ from gossamer.kernels.capability import fast_bfloat16
 
 __all__ = ["gather_dot", "gather_sum", "scatter_outer", "select_positive", "select_topk"]
 
-with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
-    warnings.simplefilter("ignore")
-    torch.zeros(1, 1).to_sparse_csr()
-
 DENSE = 0.1
 """Density from which the dense products are used."""
+
+SAFETY = 1.5
+"""How many times the largest error seen among a row's candidates the cut-off must lie below its k-th value."""
 
 
 def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> Tensor:
     """Return `(B, k)`: the latents with the k largest pre-activations.
 
     Where bfloat16 products are fast, candidates come from one (with a margin of `margin(k)` latents beyond k), and
-    the k best of them are chosen by their values in full precision. Elsewhere the product is in full precision.
+    the k best of them are chosen by their values in full precision. A row is done again in full precision unless its
+    k-th value is above the candidates' cut-off by more than `SAFETY` times the largest error among its candidates:
+    then a latent that was cut off could belong to the k best. Elsewhere all products are in full precision.
     """
     latents = weight_FD.shape[0]
     candidates = k + margin(k)
     if x_BD.dtype != torch.float32 or 2 * candidates > latents or not fast_bfloat16(x_BD.device):
         return reference.select_topk(x_BD, weight_FD, bias_F, k)
     rough_BF = linear(x_BD.bfloat16(), weight_FD.bfloat16(), bias_F.bfloat16())
-    indices_BC = rough_BF.topk(candidates, dim=-1, sorted=False).indices
+    rough_BC, indices_BC = rough_BF.topk(candidates, dim=-1, sorted=False)
     offsets = torch.arange(0, indices_BC.numel() + 1, candidates)
     exact_E = gather_dot(x_BD, weight_FD, offsets, indices_BC.view(-1)) + bias_F[indices_BC.view(-1)]
-    best_BK = exact_E.view_as(indices_BC).topk(k, dim=-1, sorted=False).indices
-    return indices_BC.gather(1, best_BK)
+    exact_BC = exact_E.view_as(indices_BC)
+    exact_BK, best_BK = exact_BC.topk(k, dim=-1, sorted=False)
+    chosen_BK = indices_BC.gather(1, best_BK)
+    error_B = (rough_BC - exact_BC).abs().amax(dim=1)
+    doubtful = (exact_BK.amin(dim=1) <= rough_BC.amin(dim=1) + SAFETY * error_B).nonzero()[:, 0]
+    if doubtful.numel():
+        chosen_BK[doubtful] = reference.select_topk(x_BD[doubtful], weight_FD, bias_F, k)
+    return chosen_BK
 
 
 def margin(k: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gossamer.sources.hooks import capture, resolve
+from gossamer.sources.hooks import capture, evaluating, resolve
 from gossamer.sources.source import Batch, Source, SourceSpec
 from gossamer.sources.windows import Drop, Layout, TokenBatch, Windows
 
@@ -99,13 +99,8 @@ class Activations(Source):
     def captured(self, tokens: TokenBatch) -> dict[str, Tensor]:
         """Run the model on some windows and return the output of each site, `(windows, length, width)`."""
         arguments = self.arguments(tokens)
-        training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             return capture(self.model, self.sites, lambda: self.model(**arguments))
-        finally:
-            for module in training:
-                module.training = True
 
     def arguments(self, tokens: TokenBatch) -> dict[str, Any]:
         """Return what the model is called with for some windows."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.spec import nearest
 
-__all__ = ["capture", "replaced", "resolve"]
+__all__ = ["capture", "evaluating", "replaced", "resolve"]
 
 
 class _Stop(BaseException):
@@ -63,6 +63,18 @@ def capture(model: nn.Module, sites: Sequence[str], call: Callable[[], Any]) -> 
     if unseen:
         raise ValueError(f"the forward pass never reached {', '.join(unseen)}")
     return seen
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context, put every module into evaluation mode; afterwards each is in the mode that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -49,6 +49,7 @@ class Recipe(Spec):
     autoencoder: tuple[AutoencoderSpec, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.preset and not self.autoencoder:
             raise ValueError("the recipe names nothing to train; add a [[preset]] or an [[autoencoder]]")
 

@@ -20,6 +20,7 @@ class Adam(Spec):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
             raise ValueError(f"betas lie in [0, 1) and eps above 0; got {self.to_dict()}")
 
@@ -48,6 +49,7 @@ class TrainSpec(Spec):
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("rows", "batch", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -59,8 +59,8 @@ class Trainee:
         )
         device = sae.device
         self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
-        self.names = ["loss", "reconstruction"]
-        self.names += [part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries)] + ["l0"]
+        kinds = dict.fromkeys(part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries))
+        self.names = ["loss", "reconstruction", *kinds, "l0"]
         self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
