@@ -63,7 +63,7 @@ def whole(source: Activations, spec: gs.TrainSpec, autoencoder: gs.AutoencoderSp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What the pipeline costs.")
     parser.add_argument("--rows", type=int, default=131_072)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

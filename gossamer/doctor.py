@@ -15,7 +15,7 @@ from gossamer.version import VERSION
 __all__ = ["Finding", "examine", "print_findings"]
 
 EXTRAS = {
-    "hf": ("transformers", "gguf", "accelerate", "zstandard"),
+    "hf": ("transformers", "gguf", "zstandard"),
     "report": ("matplotlib", "jinja2"),
 }
 

@@ -23,8 +23,9 @@ def reference() -> str:
         text = "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
         parts.append(f"## {f'gossamer {verb}'.strip()}\n\n```\n{text}\n```\n")
     parts.append(
-        "Exit codes: 0 success; 2 a mistake in flags, files or values; 1 anything else that went wrong; 128 + n a stop by "
-        "signal n. `GOSSAMER_TRACEBACK=1` shows tracebacks, `GOSSAMER_CACHE` is where converted models are kept.\n"
+        "Exit codes: 0 success; 2 a mistake in flags, files or values; 1 anything else that went wrong; 128 + n a "
+        "stop by signal n. `GOSSAMER_TRACEBACK=1` shows tracebacks; `GOSSAMER_CACHE` is the folder of converted "
+        "models.\n"
     )
     return "\n".join(parts)
 

@@ -15,6 +15,7 @@ from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.sources.activations import Activations
 from gossamer.sources.hooks import evaluating, replaced
 from gossamer.sources.windows import TokenBatch
+from gossamer.training.metrics import Progress
 
 __all__ = [
     "LanguageModelScore",
@@ -74,7 +75,7 @@ def is_language_model(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def splice(
-    sae: SparseAutoencoder, source: Activations, *, mean: Tensor, windows: np.ndarray, site: str
+    sae: SparseAutoencoder, source: Activations, *, mean: Tensor, windows: np.ndarray, site: str, quiet: bool = True
 ) -> LanguageModelScore:
     """Measure what replacing the activations of a site costs the language model on some windows.
 
@@ -93,18 +94,16 @@ def splice(
         "mean": lambda x: mean.to(x).expand_as(x),
     }
     sums, predictions = dict.fromkeys([*changes, "kl"], 0.0), 0
-    for start in range(0, len(windows), WINDOWS_AT_ONCE):
-        tokens = source.windows.batch(windows[start : start + WINDOWS_AT_ONCE])
-        targets = torch.from_numpy(tokens.ids[:, 1:][_predicting(tokens)]).long()
-        predictions += len(targets)
-        clean = torch.empty(0)
-        for name, change in changes.items():
-            logits = _logits(source, tokens, site, change)
-            sums[name] += cross_entropy(logits, targets.to(logits.device)).sum().item()
-            if name == "clean":
-                clean = logits
-            elif name == "spliced":
-                sums["kl"] += kl_divergence(clean, logits).sum().item()
+    with Progress(len(windows), quiet=quiet, unit="window") as progress:
+        for start in range(0, len(windows), WINDOWS_AT_ONCE):
+            tokens = source.windows.batch(windows[start : start + WINDOWS_AT_ONCE])
+            targets = torch.from_numpy(tokens.ids[:, 1:][_predicting(tokens)]).long()
+            predictions += len(targets)
+            logits = {name: _logits(source, tokens, site, change) for name, change in changes.items()}
+            for name, values in logits.items():
+                sums[name] += cross_entropy(values, targets.to(values.device)).sum().item()
+            sums["kl"] += kl_divergence(logits["clean"], logits["spliced"]).sum().item()
+            progress.advance(start + len(tokens.ids), {})
     losses = {name: total / predictions if predictions else float("nan") for name, total in sums.items()}
     clean_spliced = {"clean": losses["clean"], "spliced": losses["spliced"]}
     return LanguageModelScore(

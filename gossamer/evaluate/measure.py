@@ -19,6 +19,7 @@ from gossamer.sources.activations import Activations
 from gossamer.sources.hooks import evaluating
 from gossamer.sources.source import Source
 from gossamer.storage import replace_file
+from gossamer.training.metrics import Progress
 
 __all__ = ["Measurement", "measure", "write_measurements"]
 
@@ -43,12 +44,18 @@ class Measurement:
 
 @torch.no_grad()
 def measure(
-    sae: SparseAutoencoder, source: Source, *, rows: int = 50_000, predictions: int = 8192, batch: int = 4096
+    sae: SparseAutoencoder,
+    source: Source,
+    *,
+    rows: int = 50_000,
+    predictions: int = 8192,
+    batch: int = 4096,
+    quiet: bool = True,
 ) -> Measurement:
     """Measure an autoencoder on the held-out rows of a source.
 
     rows: at most so many rows for reconstruction and sparsity. predictions: about so many next-token
-    predictions, if the source is a causal language model; 0 leaves that part out.
+    predictions, if the source is a causal language model; 0 leaves that part out. quiet: show no progress.
 
     Raises ValueError if the source holds no rows out, or its width does not fit.
     """
@@ -60,27 +67,29 @@ def measure(
     if not source.validation_rows:
         raise ValueError("the source holds no rows out; make it with validation above 0")
     with evaluating(sae):
-        reconstruction, sparsity = _held_out(sae, source, site, rows=rows, batch=batch)
+        reconstruction, sparsity = _held_out(sae, source, site, rows=rows, batch=batch, quiet=quiet)
         language_model = None
         if predictions and isinstance(source, Activations) and is_language_model(source.model):
             windows = source.windows.validation[: -(-predictions // source.windows.context)]
-            language_model = splice(sae, source, mean=reconstruction.mean, windows=windows, site=site)
+            language_model = splice(sae, source, mean=reconstruction.mean, windows=windows, site=site, quiet=quiet)
     return Measurement(sae.spec.name, reconstruction.score(), sparsity.score(), language_model)
 
 
 def _held_out(
-    sae: SparseAutoencoder, source: Source, site: str, *, rows: int, batch: int
+    sae: SparseAutoencoder, source: Source, site: str, *, rows: int, batch: int, quiet: bool
 ) -> tuple[Reconstruction, Sparsity]:
     reconstruction, sparsity = Reconstruction(), Sparsity(sae.spec.latents)
-    seen = 0
-    for held_out in source.validation(batch=batch):
-        x = held_out[: rows - seen].rows[site].to(sae.device, torch.float32)
-        output = sae(x)
-        reconstruction.update(x, output.reconstruction)
-        sparsity.update(output.codes)
-        seen += len(x)
-        if seen == rows:
-            break
+    rows, seen = min(rows, source.validation_rows), 0
+    with Progress(rows, quiet=quiet, unit="held-out row") as progress:
+        for held_out in source.validation(batch=batch):
+            x = held_out[: rows - seen].rows[site].to(sae.device, torch.float32)
+            output = sae(x)
+            reconstruction.update(x, output.reconstruction)
+            sparsity.update(output.codes)
+            seen += len(x)
+            progress.advance(seen, {})
+            if seen == rows:
+                break
     return reconstruction, sparsity
 
 

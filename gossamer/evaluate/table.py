@@ -77,7 +77,7 @@ def measure_run(folder: str | Path, *, rows: int, predictions: int) -> list[Meas
     """
     run = Run.open(folder)
     source = run_source(RunSpec.read(folder))
-    measurements = [measure(sae, source, rows=rows, predictions=predictions) for sae in run.autoencoders]
+    measurements = [measure(sae, source, rows=rows, predictions=predictions, quiet=False) for sae in run.autoencoders]
     for measurement in measurements:
         print_table(measurement, title=f"{folder}: {measurement.name}")
     print(f"written to {write_measurements(measurements, Path(folder))}")

@@ -46,7 +46,7 @@ def report_run(
     folder = Path(folder)
     log = read_metrics(folder)
     source = run_source(spec)
-    measurements = [measure(sae, source, rows=rows, predictions=predictions) for sae in run.autoencoders]
+    measurements = [measure(sae, source, rows=rows, predictions=predictions, quiet=False) for sae in run.autoencoders]
     write_measurements(measurements, folder)
     paths = []
     for number, (sae, measurement) in enumerate(zip(run.autoencoders, measurements, strict=True)):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.kernels import fast_bfloat16
 from gossamer.sources.hooks import capture, evaluating, resolve
 from gossamer.sources.source import Batch, Source, SourceSpec
 from gossamer.sources.windows import Drop, Layout, TokenBatch, Windows
@@ -134,6 +135,8 @@ class Activations(Source):
         """Return the model and its sites, the windows, the number of rows, and what is dropped."""
         parameter = next(self.model.parameters())
         dtype = str(parameter.dtype).removeprefix("torch.")
+        if parameter.dtype == torch.float32 and fast_bfloat16(parameter.device):
+            dtype += " (a model loaded in bfloat16 would be faster here)"
         meanings = {"special": "special tokens", "first": "position 0 of each window"}
         dropped = " and ".join(meanings[name] for name in self.windows.drop)
         return {

@@ -69,8 +69,8 @@ class Progress:
 
     LINE_SECONDS = 10.0
 
-    def __init__(self, total: int, *, done: int, quiet: bool) -> None:
-        self._total, self._start, self._quiet = total, done, quiet
+    def __init__(self, total: int, *, done: int = 0, quiet: bool, unit: str = "step") -> None:
+        self._total, self._start, self._quiet, self._unit = total, done, quiet, unit
         self._began = self._said = time.monotonic()
         self._bar: Any = None
         if not quiet and sys.stderr.isatty():
@@ -99,14 +99,14 @@ class Progress:
             self._bar.stop()
 
     def advance(self, done: int, figures: dict[str, float] | None = None) -> None:
-        """Say that `done` steps are done; figures are shown beside it."""
+        """Say how much is done; figures are shown beside it. Without a terminal, lines come only with figures."""
         text = "  ".join(f"{name} {value:.4g}" for name, value in (figures or {}).items())
         if self._bar:
             self._bar.update(self._task, completed=done, **({"description": text} if text else {}))
             return
         now = time.monotonic()
-        if self._quiet or not text or (now - self._said < self.LINE_SECONDS and done < self._total):
+        if self._quiet or figures is None or (now - self._said < self.LINE_SECONDS and done < self._total):
             return
         self._said = now
         left = (now - self._began) * (self._total - done) / max(done - self._start, 1)
-        print(f"step {done:,} of {self._total:,}, {left:.0f} s left  {text}", file=sys.stderr, flush=True)
+        print(f"{self._unit} {done:,} of {self._total:,}, {left:.0f} s left  {text}", file=sys.stderr, flush=True)

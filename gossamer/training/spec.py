@@ -91,7 +91,7 @@ class Derived(Spec):
 def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
     """Return the numbers for one autoencoder.
 
-    - learning rate: 5e-3 · √(4608 / latents), at most 1.5e-2. The falling square root is that of Gao et al. 2024
+    - learning rate: 5e-3 · √(4608 / latents), at most 1e-2. The falling square root is that of Gao et al. 2024
       (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the best of those tried on activations of
       two models, at layers that no benchmark here uses (docs/decisions.md).
     - warm-up: a twentieth of the steps, at most 1000.
@@ -103,7 +103,7 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
     steps = train.steps
     given = (train.learning_rate, train.warmup_steps, train.decay_steps, train.dead_after)
     rules = (
-        min(1.5e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents)),
+        min(1e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents)),
         min(1000, steps // 20),
         steps // 5,
         min(10_000_000, max(train.rows // 8, 32 * train.batch)),

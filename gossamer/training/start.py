@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from gossamer.sources.source import Source
+from gossamer.sources.source import Source, SourceSpec
 from gossamer.training.devices import resolve_device
 from gossamer.training.loop import plan, require_unused, train
 from gossamer.training.recipe import Recipe
@@ -17,7 +18,7 @@ def start(recipe: Recipe, *, dry_run: bool = False) -> Run | None:
     """Build what a recipe describes and train it; with dry_run only print the plan, and return None."""
     require_unused(Path(recipe.out))
     device = str(resolve_device(recipe.train.device))
-    source = recipe.source.build(device=device)
+    source = _build(recipe.source, device)
     saes = [spec.build(seed=recipe.train.seed + number) for number, spec in enumerate(recipe.resolve(source))]
     if dry_run:
         print(plan(saes, source, recipe.train, out=recipe.out))
@@ -38,4 +39,9 @@ def resume_run(folder: str | Path) -> Run:
 
 def run_source(spec: RunSpec) -> Source:
     """Build the source of a run again, on the run's device."""
-    return spec.source.build(device=str(resolve_device(spec.train.device)))
+    return _build(spec.source, str(resolve_device(spec.train.device)))
+
+
+def _build(source: SourceSpec, device: str) -> Source:
+    print(f"opening the {source.kind}", file=sys.stderr, flush=True)
+    return source.build(device=device)

@@ -77,9 +77,7 @@ class Browser:
 
     def shown(self) -> list[str]:
         """Return the latents whose cards are visible, in their order on the page."""
-        script = (
-            "return Array.from(document.querySelectorAll('.card:not([hidden])')).map(c => c.dataset.latent)"
-        )
+        script = "return Array.from(document.querySelectorAll('.card:not([hidden])')).map(c => c.dataset.latent)"
         return self.run(script)
 
     def until(self, script: str) -> None:
@@ -103,9 +101,7 @@ def test_the_page_is_silent_asks_for_nothing_and_fits(
     browser.open(path, width=width, theme=theme)
     browser.run("document.querySelectorAll('.card').forEach(card => { card.open = true; })")
     assert browser.run("return innerWidth") == width
-    assert (
-        browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
-    )
+    assert browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
     assert browser.run("return document.querySelector('h1').getBoundingClientRect().right") <= width
     ground = browser.run("return getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(251, 250, 247)" if theme == "light" else "rgb(19, 21, 24)")
@@ -129,9 +125,7 @@ def test_the_watch_sees_what_it_is_there_to_see(browser: Browser, body: str, tmp
     assert browser.problems(path)
 
 
-def test_hostile_tokens_run_nothing_and_injected_scripts_are_refused(
-    browser: Browser, report_file: Path
-) -> None:
+def test_hostile_tokens_run_nothing_and_injected_scripts_are_refused(browser: Browser, report_file: Path) -> None:
     browser.open(report_file)
     assert browser.run("return document.querySelectorAll('#cards script, #cards img').length") == 0
     browser.run(
@@ -216,9 +210,7 @@ def test_opening_a_card_puts_its_latent_into_the_address(browser: Browser, repor
     assert browser.problems(report_file) == []
 
 
-def test_pointing_at_a_token_shows_its_activation_within_the_page(
-    browser: Browser, report_file: Path
-) -> None:
+def test_pointing_at_a_token_shows_its_activation_within_the_page(browser: Browser, report_file: Path) -> None:
     browser.open(report_file, width=360)
     marks = browser.driver.find_elements(By.CSS_SELECTOR, ".card[open] .contexts mark.h8")
     browser.run("arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", marks[0])

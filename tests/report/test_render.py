@@ -250,9 +250,7 @@ def test_segments_say_every_token_once_and_mark_one_focus(data: st.DataObject) -
     said = "".join(piece.text for segment in found for piece in segment.pieces)
     assert said == "".join(tokens).removeprefix(" ")
     assert sum(segment.focus for segment in found) == 1
-    assert sum(segment.active for segment in found) == sum(
-        value != 0 or at == focus for at, value in enumerate(values)
-    )
+    assert sum(segment.active for segment in found) == sum(value != 0 or at == focus for at, value in enumerate(values))
 
 
 @settings(max_examples=15, deadline=None)
@@ -306,9 +304,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         render(report_data)
 
 
-def test_writing_replaces_the_old_report_and_leaves_nothing_else(
-    array_data: ReportData, tmp_path: Path
-) -> None:
+def test_writing_replaces_the_old_report_and_leaves_nothing_else(array_data: ReportData, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     assert write(array_data, path) == path
     path.write_text("old")
@@ -331,8 +327,7 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(
 
 def test_the_data_need_neither_torch_nor_a_drawing_library() -> None:
     program = (
-        "import sys, gossamer.report;"
-        "print([name for name in ('torch', 'jinja2', 'matplotlib') if name in sys.modules])"
+        "import sys, gossamer.report;print([name for name in ('torch', 'jinja2', 'matplotlib') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Activations: what flows through a real model's modules, for the positions that are wanted, and nothing left behind."""
+"""Activations: what flows through a real model's modules at the positions wanted, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def test_truncated_windows_are_padded_without_changing_the_rows(smollm2):
     alone = Activations(smollm2.model, smollm2.tokenizer, texts=texts[:1], **options)
     rows, expected = together.read(np.arange(6)), alone.read(np.arange(1))
     mine = rows.origins[:, 0] == 0
-    torch.testing.assert_close(
-        rows.rows["model.layers.2"][mine], expected.rows["model.layers.2"], rtol=1e-4, atol=1e-3
-    )
+    torch.testing.assert_close(rows.rows["model.layers.2"][mine], expected.rows["model.layers.2"], rtol=1e-4, atol=1e-3)
 
 
 def test_several_hook_points_come_from_one_pass_row_by_row(smollm2, source):

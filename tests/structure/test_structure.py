@@ -128,7 +128,10 @@ def test_every_public_name_of_the_package_is_what_its_type_checkers_see():
 
 
 def test_the_command_line_page_is_up_to_date():
-    script = "import sys; sys.path.insert(0, 'scripts'); import cli_reference as c; sys.exit(c.PAGE.read_text() != c.reference())"
+    script = (
+        "import sys; sys.path.insert(0, 'scripts'); import cli_reference as page;"
+        "sys.exit(page.PAGE.read_text() != page.reference())"
+    )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
     assert done.returncode == 0, "run: python scripts/cli_reference.py"
 
