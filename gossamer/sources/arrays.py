@@ -69,8 +69,8 @@ class Arrays(Source):
         return self._rows(rows[~self._held_out[rows]])
 
     def validation(self, *, batch: int) -> Iterator[Batch]:
-        """Iterate over the held-out rows in the array's order."""
-        rows = np.flatnonzero(self._held_out)
+        """Iterate over the held-out rows, in a random order that is always the same."""
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(self._held_out))
         for start in range(0, len(rows), batch):
             yield self._rows(rows[start : start + batch])
 

@@ -72,7 +72,10 @@ class Source(ABC):
 
     @abstractmethod
     def validation(self, *, batch: int) -> Iterator[Batch]:
-        """Iterate over the held-out rows in a fixed order, about `batch` rows at a time."""
+        """Iterate over the held-out rows in a fixed random order, so that the first ones are a fair sample.
+
+        batch: about how many rows at a time.
+        """
 
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:

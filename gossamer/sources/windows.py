@@ -39,7 +39,8 @@ class Windows:
     drop "special": positions that hold a special token; "first": position 0 of every window, where causal models
     park attention (in the middle layers of SmolLM2 its norm is about a hundred times the others').
 
-    train, validation: indices of the windows of either part; no document is in both. Memory: about 4 bytes a token.
+    train, validation: indices of the windows of either part; no document is in both, and
+    validation is shuffled, so that its beginning is a fair sample. Memory: about 4 bytes a token.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Windows:
         self._starts, self._stops = starts[worth], stops[worth]
         windows = np.arange(len(self._starts))
         self.train = windows[self._starts < split]
-        self.validation = windows[self._starts >= split]
+        self.validation = np.random.default_rng(0).permutation(windows[self._starts >= split])
 
     def batch(self, windows: np.ndarray) -> TokenBatch:
         """Return these windows, padded on the right."""

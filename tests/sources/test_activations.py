@@ -207,3 +207,13 @@ def test_replacing_changes_what_follows_and_ends_with_the_context():
 def test_texts_that_give_no_rows_and_unknown_options_are_refused(smollm2, texts, options, error, message):
     with pytest.raises(error, match=message):
         Activations(smollm2.model, smollm2.tokenizer, hook="model.layers.0", texts=texts, **{"context": 16, **options})
+
+
+def test_the_first_held_out_windows_are_a_sample_of_all_documents(smollm2):
+    first, second = ("A story of the sea. " * 30, "int main(void) { return 0; } " * 30)
+    windows = Windows(smollm2.tokenizer, [first] * 20 + [second] * 20, context=16, validation=0.5)
+    tokens = windows.batch(windows.validation[: len(windows.validation) // 4])
+    share = np.mean(tokens.documents[tokens.keep] < 20)
+    assert 0.25 < share < 0.75
+    again = Windows(smollm2.tokenizer, [first] * 20 + [second] * 20, context=16, validation=0.5)
+    assert np.array_equal(windows.validation, again.validation)
