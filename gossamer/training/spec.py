@@ -29,7 +29,8 @@ class Adam(Spec):
 class TrainSpec(Spec):
     """Say how to train. Only `rows` and `batch` matter to most people; what is None is derived (see `derive`).
 
-    rows: how many rows to train on; more than the source holds means further epochs, each in a new order.
+    rows: how many rows to train on, rounded up to whole batches; more than the source holds means further epochs,
+    each in a new order.
     batch: rows per step. seed: of the order of rows and of everything random in training.
     learning_rate: at its plateau. warmup_steps: of linear rise from 0. decay_steps: of linear fall to 0 at the end.
     dead_after: rows without activity after which a latent counts as dead.
@@ -68,8 +69,8 @@ class TrainSpec(Spec):
 
     @property
     def steps(self) -> int:
-        """Number of whole batches."""
-        return self.rows // self.batch
+        """Number of whole batches, enough for all the rows asked for."""
+        return -(-self.rows // self.batch)
 
 
 @dataclass(frozen=True, kw_only=True)
