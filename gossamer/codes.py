@@ -16,11 +16,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["SparseCodes"]
+__all__ = ["SparseCodes", "row_of_entry"]
 
 with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")
     torch.zeros(1, 1).to_sparse_csr()
+
+
+def row_of_entry(offsets: Tensor, indices: Tensor) -> Tensor:
+    """Return `(entries,)` int64: the row that each entry belongs to."""
+    return torch.repeat_interleave(offsets.diff(), output_size=indices.shape[0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,7 +65,7 @@ class SparseCodes:
 
     def row_of_entry(self) -> Tensor:
         """Return `(entries,)` int64: the row that each entry belongs to."""
-        return torch.repeat_interleave(self.offsets.diff(), output_size=self.indices.shape[0])
+        return row_of_entry(self.offsets, self.indices)
 
     def to_dense(self) -> Tensor:
         """Return the `(rows, latents)` tensor; differentiable in the values."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["StorageError", "read_tensors", "replace_file", "replace_folder", "write_tensors"]
+__all__ = ["StorageError", "free_bytes", "read_tensors", "replace_file", "replace_folder", "write_tensors"]
 
 TEMPORARY = ".writing"
 """Suffix of what is being written; a leftover with it is never read and is overwritten."""
@@ -108,7 +108,7 @@ def _explained(path: Path, temporary: Path) -> Iterator[None]:
         raise StorageError(
             error.errno or errno.EIO,
             f"cannot write {path}: {reason}. What was there before is intact. "
-            f"Free space or choose another folder; {_free(path)}",
+            f"Free space or choose another folder; {free_bytes(path) / 1e9:.2f} GB are free there",
         ) from error
 
 
@@ -121,9 +121,10 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _free(path: Path) -> str:
-    existing = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
-    return f"{shutil.disk_usage(existing).free / 1e9:.2f} GB are free there"
+def free_bytes(path: Path) -> int:
+    """Return how many bytes are free on the disk that a path is on, or would be on once it is made."""
+    existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _flush(file: Path) -> None:

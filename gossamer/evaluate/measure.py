@@ -59,11 +59,7 @@ def measure(
 
     Raises ValueError if the source holds no rows out, or its width does not fit.
     """
-    site = source.site(sae.spec.site)
-    if source.widths[site] != sae.spec.input_width:
-        raise ValueError(
-            f"{sae.spec.name} has input_width {sae.spec.input_width}, the rows are {source.widths[site]} wide"
-        )
+    site = source.site_of(sae.spec)
     if not source.validation_rows:
         raise ValueError("the source holds no rows out; make it with validation above 0")
     with evaluating(sae):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossamer.evaluate.measure import Measurement, measure, write_measurements
+from gossamer.sources.source import Source
 from gossamer.training.run import Run, RunSpec
 from gossamer.training.start import run_source
 
@@ -70,10 +71,11 @@ def print_table(measurement: Measurement, *, title: str) -> None:
     Console().print(table)
 
 
-def measure_run(folder: str | Path, *, rows: int, predictions: int) -> list[Measurement]:
+def measure_run(folder: str | Path, *, rows: int, predictions: int) -> tuple[Run, Source, list[Measurement]]:
     """Measure every autoencoder of a finished run, print the figures, write evaluation.json.
 
-    Raises ValueError if the run is not finished or its source cannot be built again.
+    Returns what it opened beside what it found. Raises ValueError if the run is not finished or its source cannot be
+    built again.
     """
     run = Run.open(folder)
     source = run_source(RunSpec.read(folder))
@@ -81,4 +83,4 @@ def measure_run(folder: str | Path, *, rows: int, predictions: int) -> list[Meas
     for measurement in measurements:
         print_table(measurement, title=f"{folder}: {measurement.name}")
     print(f"written to {write_measurements(measurements, Path(folder))}")
-    return measurements
+    return run, source, measurements

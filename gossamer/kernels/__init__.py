@@ -106,8 +106,8 @@ def _(offsets: Tensor, indices: Tensor, values: Tensor, g: Tensor, latents: int)
     return g.new_empty((latents, g.shape[1]))
 
 
-def _save_gather_dot(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+def _save_tensors(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:4])
 
 
 def _gather_dot_backward(ctx, g: Tensor):
@@ -121,10 +121,6 @@ def _gather_dot_backward(ctx, g: Tensor):
     )
 
 
-def _save_gather_sum(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _gather_sum_backward(ctx, g: Tensor):
     offsets, indices, values, weight = ctx.saved_tensors
     _, _, values_need, weight_needs = ctx.needs_input_grad
@@ -134,10 +130,6 @@ def _gather_sum_backward(ctx, g: Tensor):
         gather_dot(g, weight, offsets, indices) if values_need else None,
         scatter_outer(offsets, indices, values, g, weight.shape[0]) if weight_needs else None,
     )
-
-
-def _save_scatter_outer(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:4])
 
 
 def _scatter_outer_backward(ctx, g_weight: Tensor):
@@ -152,6 +144,6 @@ def _scatter_outer_backward(ctx, g_weight: Tensor):
     )
 
 
-gather_dot.register_autograd(_gather_dot_backward, setup_context=_save_gather_dot)
-gather_sum.register_autograd(_gather_sum_backward, setup_context=_save_gather_sum)
-scatter_outer.register_autograd(_scatter_outer_backward, setup_context=_save_scatter_outer)
+gather_dot.register_autograd(_gather_dot_backward, setup_context=_save_tensors)
+gather_sum.register_autograd(_gather_sum_backward, setup_context=_save_tensors)
+scatter_outer.register_autograd(_scatter_outer_backward, setup_context=_save_tensors)

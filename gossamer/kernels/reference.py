@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gossamer.codes import row_of_entry
+
 __all__ = ["gather_dot", "gather_sum", "scatter_outer", "select_positive", "select_topk"]
 
 
@@ -26,20 +28,16 @@ def select_positive(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor) -> tuple[Te
 
 def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tensor) -> Tensor:
     """Return `(E,)`: the product of each entry's row of x with its latent's row of the weight."""
-    return (x_BD[_row_of_entry(offsets, indices_E)] * weight_FD[indices_E]).sum(-1)
+    return (x_BD[row_of_entry(offsets, indices_E)] * weight_FD[indices_E]).sum(-1)
 
 
 def gather_sum(offsets: Tensor, indices_E: Tensor, values_E: Tensor, weight_FD: Tensor) -> Tensor:
     """Return `(B, D)`: for each row, the sum of its latents' weight rows times their values."""
     out_BD = weight_FD.new_zeros(offsets.shape[0] - 1, weight_FD.shape[1])
-    return out_BD.index_add(0, _row_of_entry(offsets, indices_E), values_E[:, None] * weight_FD[indices_E])
+    return out_BD.index_add(0, row_of_entry(offsets, indices_E), values_E[:, None] * weight_FD[indices_E])
 
 
 def scatter_outer(offsets: Tensor, indices_E: Tensor, values_E: Tensor, g_BD: Tensor, latents: int) -> Tensor:
     """Return `(F, D)`: for each latent, the sum over its entries of value times the entry's row of g."""
     out_FD = g_BD.new_zeros(latents, g_BD.shape[1])
-    return out_FD.index_add(0, indices_E, values_E[:, None] * g_BD[_row_of_entry(offsets, indices_E)])
-
-
-def _row_of_entry(offsets: Tensor, indices_E: Tensor) -> Tensor:
-    return torch.repeat_interleave(offsets.diff(), output_size=indices_E.shape[0])
+    return out_FD.index_add(0, indices_E, values_E[:, None] * g_BD[row_of_entry(offsets, indices_E)])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear, pad
 
+from gossamer.codes import row_of_entry
 from gossamer.kernels import reference
 from gossamer.kernels.capability import fast_bfloat16
 
@@ -64,7 +65,7 @@ def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tens
     if not _supported(x_BD) or indices_E.numel() == 0:
         return reference.gather_dot(x_BD, weight_FD, offsets, indices_E)
     if _is_dense(offsets, indices_E, weight_FD.shape[0]):
-        row_E = torch.repeat_interleave(offsets.diff(), output_size=indices_E.shape[0])
+        row_E = row_of_entry(offsets, indices_E)
         return (x_BD @ weight_FD.T)[row_E, indices_E]
     pattern = torch.sparse_csr_tensor(
         offsets.int(),
@@ -95,7 +96,7 @@ def scatter_outer(offsets: Tensor, indices_E: Tensor, values_E: Tensor, g_BD: Te
         return reference.scatter_outer(offsets, indices_E, values_E, g_BD, latents)
     if _is_dense(offsets, indices_E, latents):
         return _to_dense(offsets, indices_E, values_E, latents).T @ g_BD
-    row_E = torch.repeat_interleave(offsets.diff(), output_size=indices_E.shape[0])
+    row_E = row_of_entry(offsets, indices_E)
     order_E = indices_E.argsort(stable=True)
     offsets_F = pad(torch.bincount(indices_E, minlength=latents).cumsum(0), (1, 0))
     return _bag(offsets_F, row_E[order_E], values_E[order_E], g_BD)
@@ -106,7 +107,7 @@ def _bag(offsets: Tensor, indices_E: Tensor, values_E: Tensor, table: Tensor) ->
 
 
 def _to_dense(offsets: Tensor, indices_E: Tensor, values_E: Tensor, latents: int) -> Tensor:
-    row_E = torch.repeat_interleave(offsets.diff(), output_size=indices_E.shape[0])
+    row_E = row_of_entry(offsets, indices_E)
     dense_BF = values_E.new_zeros(offsets.shape[0] - 1, latents)
     return dense_BF.index_put_((row_E, indices_E), values_E)
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
-from gossamer.evaluate.measure import Measurement, measure, write_measurements
-from gossamer.evaluate.table import figures, print_table
+from gossamer.evaluate.measure import Measurement
+from gossamer.evaluate.table import figures, measure_run
 from gossamer.report.contexts import choose_latents, collect
 from gossamer.report.data import Curve, FeatureCard, Metric, ReportData, Setting, SettingGroup
 from gossamer.report.figures import INSTALL
@@ -20,9 +20,8 @@ from gossamer.report.logit_lens import logit_lens
 from gossamer.report.render import write
 from gossamer.sources.source import Source
 from gossamer.training.metrics import read_metrics
-from gossamer.training.run import Run, RunSpec
+from gossamer.training.run import RunSpec
 from gossamer.training.spec import Derived
-from gossamer.training.start import run_source
 from gossamer.version import VERSION
 
 __all__ = ["describe", "report_run"]
@@ -42,15 +41,10 @@ def report_run(
         raise ValueError(f"features must not be negative, got {features}")
     if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "jinja2")):
         raise ValueError(INSTALL)
-    run, spec = Run.open(folder), RunSpec.read(folder)
-    folder = Path(folder)
-    log = read_metrics(folder)
-    source = run_source(spec)
-    measurements = [measure(sae, source, rows=rows, predictions=predictions, quiet=False) for sae in run.autoencoders]
-    write_measurements(measurements, folder)
+    spec, log, folder = RunSpec.read(folder), read_metrics(folder), Path(folder)
+    run, source, measurements = measure_run(folder, rows=rows, predictions=predictions)
     paths = []
     for number, (sae, measurement) in enumerate(zip(run.autoencoders, measurements, strict=True)):
-        print_table(measurement, title=f"{folder}: {measurement.name}")
         name = "report.html" if len(measurements) == 1 else f"report-{number}-{measurement.name}.html"
         cards, sampling = _cards(sae, source, measurement, features=features, seed=seed)
         lines = [line for line in log if line["model"] == number]
@@ -83,7 +77,7 @@ def describe(
         )
         for figure, value, rows in figures(measurement)
     )
-    site = source.site(sae.spec.site)
+    site = source.site_of(sae.spec)
     return ReportData(
         title=f"{sae.spec.name}, {sae.spec.input_width} → {sae.spec.latents:,} latents",
         subtitle=f"Trained on {spec.train.steps * spec.train.batch:,} rows" + (f" of {site}." if site else "."),

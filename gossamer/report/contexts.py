@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,11 +53,11 @@ class Activity:
     positions: origins.
     """
 
-    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    windows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    offsets: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    documents: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    positions: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    values: np.ndarray
+    windows: np.ndarray
+    offsets: np.ndarray
+    documents: np.ndarray
+    positions: np.ndarray
 
     def histogram(self) -> Histogram | None:
         """Return the activations in bins from 0 to the largest; None if there are none."""
@@ -100,7 +100,7 @@ def collect(
     sae: SparseAutoencoder, source: Source, latents: np.ndarray, *, rows: int
 ) -> tuple[dict[int, Activity], int]:
     """Return the activity of some latents over the first `rows` held-out rows, and how many rows there were."""
-    site = source.site(sae.spec.site)
+    site = source.site_of(sae.spec)
     weight = sae.encoder.weight
     slot = torch.full((sae.spec.latents,), -1, dtype=torch.int64)
     slot[torch.from_numpy(latents)] = torch.arange(len(latents))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.spec import Spec
 
 __all__ = ["Batch", "Feed", "Source", "SourceSpec", "held_out"]
@@ -99,6 +100,16 @@ class Source(ABC):
             return next(iter(self.widths))
         sites = ", ".join(map(repr, self.widths))
         raise ValueError(f"the autoencoder reads site {wanted!r}, but the source has {sites}")
+
+    def site_of(self, autoencoder: AutoencoderSpec) -> str:
+        """Return the site that an autoencoder reads; raises ValueError if there is none or its width does not fit."""
+        site = self.site(autoencoder.site)
+        if self.widths[site] != autoencoder.input_width:
+            raise ValueError(
+                f"{autoencoder.name} has input_width {autoencoder.input_width}, "
+                f"but the rows are {self.widths[site]} wide"
+            )
+        return site
 
 
 class SourceSpec(Spec):

@@ -134,7 +134,7 @@ class _Session:
                 batch = self.feed.next()
                 rows = {site: x.to(self.device, torch.float32) for site, x in batch.rows.items()}
                 for trainee in self.trainees:
-                    trainee.step(rows[self.source.site(trainee.sae.spec.site)], self.step)
+                    trainee.step(rows[self.source.site_of(trainee.sae.spec)], self.step)
                 self.step += 1
                 last = self.step == spec.steps
                 figures = self._log(began) if self.step % spec.log_every == 0 or last else None
@@ -162,7 +162,7 @@ class _Session:
     def _start_from_data(self) -> None:
         sample = self.feed.sample(SAMPLE_ROWS)
         for trainee in self.trainees:
-            rows = sample.rows[self.source.site(trainee.sae.spec.site)]
+            rows = sample.rows[self.source.site_of(trainee.sae.spec)]
             start_from_data(trainee.sae, rows.to(self.device, torch.float32))
 
     def _log(self, began: float) -> dict[str, float]:
@@ -240,9 +240,7 @@ def _prepare(
     if len({id(sae) for sae in saes}) < len(saes):
         raise ValueError("the same autoencoder is in the list twice; build each with a seed of its own")
     for sae in saes:
-        width = source.widths[source.site(sae.spec.site)]
-        if width != sae.spec.input_width:
-            raise ValueError(f"{sae.spec.name} has input_width {sae.spec.input_width}, but the rows are {width} wide")
+        source.site_of(sae.spec)
     device = resolve_device(spec.device)
     derived = tuple(derive(spec, sae.spec) for sae in saes)
     run = RunSpec(

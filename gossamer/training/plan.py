@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 from gossamer import kernels
 from gossamer.sources.source import Batch, Source
-from gossamer.storage import StorageError
+from gossamer.storage import StorageError, free_bytes
 from gossamer.training.checkpoint import KEEP
 from gossamer.training.spec import TrainSpec
 from gossamer.training.trainee import Trainee
@@ -37,8 +36,7 @@ class Plan:
 
     def check_disk(self, folder: Path) -> None:
         """Raise StorageError if the folder's disk cannot hold the run."""
-        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(existing).free
+        free = free_bytes(folder)
         if free < self.disk:
             raise StorageError(
                 f"the run needs {gigabytes(self.disk)} in {folder}, and {gigabytes(free)} are free there; "
@@ -104,7 +102,7 @@ def _seconds_per_row(source: Source) -> float:
 
 def _seconds_per_step(trainee: Trainee, source: Source, sample: Batch) -> float:
     """Time forward and backward on the sample; weights and optimizer stay as they are."""
-    x = sample.rows[source.site(trainee.sae.spec.site)].to(trainee.sae.encoder.weight)
+    x = sample.rows[source.site_of(trainee.sae.spec)].to(trainee.sae.encoder.weight)
     seconds = float("inf")
     for _ in range(2):
         start = time.perf_counter()
