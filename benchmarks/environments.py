@@ -19,9 +19,10 @@ TORCH = "torch==2.13.0"
 """The same for every peer, so that a difference in speed is not torch's."""
 
 
-def peers() -> list[str]:
-    """Name the libraries that have an environment of their own."""
-    return sorted(path.parent.name for path in PEERS.glob("*/requirements.txt"))
+def peers(runner: str | None = None) -> list[str]:
+    """Name the libraries that have an environment of their own, or those of them that have a runner, say `train`."""
+    names = sorted(path.parent.name for path in PEERS.glob("*/requirements.txt"))
+    return [name for name in names if runner is None or (PEERS / name / f"{runner}.py").exists()]
 
 
 def ensure(name: str) -> Path:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environments import HERE, PEERS
+from benchmarks.processes import OURS, end, environment, last_words
 
-OURS = "gossamer"
-GRACE_SECONDS = 20.0
+RUNNERS = {"train": ("score", "task"), "speed": ("absent", "score", "worker")}
+"""Each kind of runner and what it uses of what runners share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,40 +115,37 @@ def run(job: Job, data: Data, settings: Settings, *, python: Path, log: Path) ->
                 _command(job, data, settings, python, output),
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=_environment(job.library),
+                env=environment(job.library),
             )
             try:
                 status = process.wait()
             except BaseException:
-                _end(process)
+                end(process)
                 raise
         if status != 0 or not output.exists():
-            raise FailedRunError(f"ended with {status}: {_last_words(log)}")
+            raise FailedRunError(f"ended with {status}: {last_words(log)}")
         return json.loads(output.read_text())
 
 
 @functools.cache
-def code(library: str) -> str:
+def code(library: str, runner: str = "train") -> str:
     """Give 12 hexadecimal digits that change with what a run depends on: runner, pins, for ours the library.
 
     Kept from the first call on, so that an edit made during a run does not pass for what ran.
     """
-    files = [*PEERS.glob("*.py"), *(PEERS / library).glob("*.*")]
+    files = [PEERS / f"{name}.py" for name in RUNNERS[runner]]
+    files += [path for name in (f"{runner}.py", "requirements.txt") if (path := PEERS / library / name).exists()]
     if library == OURS:
         files += (HERE.parent / "gossamer").rglob("*.py")
-    digest = hashlib.sha256()
+    return digest(files)
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Give 12 hexadecimal digits that change with the names and contents of files of this repository."""
+    found = hashlib.sha256()
     for path in sorted(files):
-        digest.update(f"{path.relative_to(HERE.parent).as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        found.update(f"{path.relative_to(HERE.parent).as_posix()}\n".encode() + path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _command(job: Job, data: Data, settings: Settings, python: Path, output: Path) -> list[str]:
@@ -166,23 +161,3 @@ def _command(job: Job, data: Data, settings: Settings, python: Path, output: Pat
     for name, value in values.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
     return command
-
-
-def _environment(library: str) -> dict[str, str]:
-    environment = os.environ | {"PYTHONWARNINGS": "ignore", "TQDM_MININTERVAL": "10"}
-    environment.pop("PYTHONPATH", None)
-    if library == OURS:
-        environment["PYTHONPATH"] = str(HERE.parent)
-    return environment
-
-
-def _last_words(log: Path) -> str:
-    """Return the line that names the error, which a progress bar may follow, or else the last line."""
-    said = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines()
-    errors = [line for line in said if re.match(r"[\w.]*(Error|Exception|Interrupted|Killed)\b", line)]
-    return [*(said or ["it printed nothing"]), *errors][-1].strip()
-
-
-def our_interpreter() -> Path:
-    """Return the interpreter that this program runs in."""
-    return Path(sys.executable)

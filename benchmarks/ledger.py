@@ -1,19 +1,17 @@
-"""The figures of finished runs: a CSV file that only grows, and the table that is read from it."""
+"""The figures of finished runs of `quality`, and the table that is made of them."""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-import platform
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.jobs import OURS, Data, Job, Settings, code
+from benchmarks import sheet
+from benchmarks.jobs import Data, Job, Settings, code
+from benchmarks.processes import OURS
 
 BAR = 1.01
 """Ours is good enough when its FVU is at most this many times that of the best peer."""
@@ -74,10 +72,7 @@ class Entry:
                 **result["score"],
             }
         return cls(
-            date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            cpu=_cpu(),
-            cores=os.cpu_count() or 0,
-            python=platform.python_version(),
+            **sheet.machine(),
             library=job.library,
             code=code(job.library),
             data=data.digest,
@@ -97,39 +92,9 @@ class Entry:
             self.status == "done"
             and Job(library=self.library, learning_rate=self.asked_learning_rate, seed=self.seed) == job
             and (self.data, self.code) == (data.digest, code(job.library))
-            and (self.cpu, self.cores) == (_cpu(), os.cpu_count())
+            and (self.cpu, self.cores) == (sheet.cpu(), os.cpu_count())
             and mine == vars(settings)
         )
-
-
-def append(path: Path, entry: Entry) -> None:
-    """Add one run to the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = [field.name for field in fields(Entry)]
-    new = not path.exists()
-    if not new:
-        _require_columns(path, names)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow({name: _written(value) for name, value in vars(entry).items()})
-
-
-def read(path: Path) -> list[Entry]:
-    """Read every run of the file, oldest first; no file is no runs."""
-    if not path.exists():
-        return []
-    _require_columns(path, [field.name for field in fields(Entry)])
-    with path.open(newline="") as file:
-        return [Entry(**{name: _parsed(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
-
-
-def _require_columns(path: Path, names: Sequence[str]) -> None:
-    with path.open(newline="") as file:
-        found = next(csv.reader(file), [])
-    if found != list(names):
-        raise ValueError(f"{path} has other columns than this program writes; move it away: {found}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +134,7 @@ def table(found: Sequence[Line]) -> str:
     best = min((line for line in found if line.library != OURS and line.runs), key=_fvu, default=None)
     header = ["library", "learning rate", "seeds", "FVU", "spread", "ratio", "L0", "dead", "ms/step", "steps"]
     rows = [_row(line, best) for line in sorted(found, key=lambda line: (line.library != OURS, line.library))]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    text = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in [header, ["-" * width for width in widths], *rows]
-    ]
-    return "\n".join([*text, "", verdict(found, best)])
+    return "\n".join([*sheet.table(header, rows), "", verdict(found, best)])
 
 
 def verdict(found: Sequence[Line], best: Line | None) -> str:
@@ -216,27 +176,3 @@ def _row(line: Line, best: Line | None) -> list[str]:
         f"{line.mean('ms_per_step'):.0f}",
         f"{line.mean('steps'):.0f}",
     ]
-
-
-def _written(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _parsed(name: str, text: str) -> Any:
-    kind = str(Entry.__annotations__[name])
-    if kind == "str":
-        return text
-    if text == "":
-        return None
-    return int(text) if kind.startswith("int") else float(text)
-
-
-def _cpu() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

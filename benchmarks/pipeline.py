@@ -48,13 +48,10 @@ def steps_alone(x: torch.Tensor, spec: gs.TrainSpec, autoencoder: gs.Autoencoder
     sae = autoencoder.build(seed=0)
     start_from_data(sae, x)
     trainee = Trainee(sae, spec.optimizer, derive(spec, autoencoder), steps=spec.steps)
-    for _ in range(spec.steps):
-        loss = trainee.sae.loss(x, dead=trainee.dead.indices)
-        trainee.optimizer.zero_grad()
-        loss.total.backward()
-        sae.decoder.before_step()
-        trainee.optimizer.step()
-        sae.decoder.after_step()
+    for step in range(spec.steps):
+        with trainee.optimizer.gradients():
+            sae.loss(x, dead=trainee.dead.indices).total.backward()
+        trainee.optimizer.step(trainee.derived.learning_rate_at(step, spec.steps))
 
 
 def whole(source: Activations, spec: gs.TrainSpec, autoencoder: gs.AutoencoderSpec) -> None:

@@ -14,9 +14,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import ledger, rows
+from benchmarks import ledger, rows, sheet
 from benchmarks.environments import HERE, ensure, peers
-from benchmarks.jobs import OURS, Data, FailedRunError, Job, Settings, code, our_interpreter, plan, run
+from benchmarks.jobs import Data, FailedRunError, Job, Settings, code, plan, run
+from benchmarks.processes import OURS, our_interpreter
 
 RESULTS = HERE / "results" / "quality.csv"
 CACHE = HERE / ".data"
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in options.only:
         code(library)
     jobs = list(plan(options.only, options.learning_rates, options.seeds))
-    known = [] if options.fresh else ledger.read(options.results)
+    known = [] if options.fresh else sheet.read(options.results, ledger.Entry)
     finished = {job: found for job in jobs if (found := _known(known, job, data, settings))}
     print(
         f"{data.shape[0]} rows of width {data.shape[1]} ({data.digest}), {data.validation_rows} held out; "
@@ -65,10 +66,10 @@ def _attempt(job: Job, data: Data, settings: Settings, results: Path) -> ledger.
     except RuntimeError as error:
         where = f" (all of it in {log.relative_to(HERE.parent)})" if isinstance(error, FailedRunError) else ""
         print(f"{job.name}: failed, {error}{where}", flush=True)
-        ledger.append(results, ledger.Entry.of(job, data, settings, None))
+        sheet.append(results, ledger.Entry.of(job, data, settings, None))
         return None
     entry = ledger.Entry.of(job, data, settings, result)
-    ledger.append(results, entry)
+    sheet.append(results, entry)
     print(f"{job.name}: FVU {entry.fvu:.4f} in {time.perf_counter() - started:.0f} s", flush=True)
     return entry
 
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=LEARNING_RATES, help="for the peers")
-    libraries = [OURS, *peers()]
+    libraries = [OURS, *peers("train")]
     parser.add_argument("--only", nargs="+", choices=libraries, default=libraries, metavar="LIBRARY")
     parser.add_argument("--fresh", action="store_true", help="repeat runs that are finished")
     parser.add_argument("--results", type=Path, default=RESULTS)

@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["SparseCodes", "row_of_entry"]
+__all__ = ["Codes", "DenseCodes", "SparseCodes", "active_rows", "row_of_entry", "spread"]
 
 with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")
@@ -36,12 +36,14 @@ class SparseCodes:
     indices: `(entries,)` int64, the latent of each entry; within a row each latent occurs at most once.
     values: `(entries,)` floating point; gradients flow through it.
     latents: the width of a dense code.
+    gates: `(entries,)`, 1 where a latent is active and 0 elsewhere, if that has a gradient of its own (JumpReLU).
     """
 
     offsets: Tensor
     indices: Tensor
     values: Tensor
     latents: int
+    gates: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.offsets.dim() != 1 or self.indices.dim() != 1 or self.indices.shape != self.values.shape:
@@ -123,3 +125,41 @@ class SparseCodes:
 
     def __repr__(self) -> str:
         return f"SparseCodes(rows={self.rows}, latents={self.latents}, entries={self.indices.shape[0]})"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DenseCodes:
+    """Hold the codes of a batch as a matrix: what training uses while most latents are still active.
+
+    values: `(rows, latents)`, zero where a latent is not active. gates: as in `SparseCodes`, `(rows, latents)`.
+    """
+
+    values: Tensor
+    gates: Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.values.shape[0]
+
+    def detach(self) -> Self:
+        """Return the same codes outside the autograd graph."""
+        return type(self)(values=self.values.detach())
+
+
+Codes = SparseCodes | DenseCodes
+
+
+def spread(codes: Codes, per_latent: Tensor) -> Tensor:
+    """Return, for each entry of `codes.values`, what `per_latent (latents,)` holds for its latent; differentiable."""
+    if isinstance(codes, DenseCodes):
+        return per_latent.expand_as(codes.values)
+    return per_latent.index_select(0, codes.indices)
+
+
+def active_rows(codes: Codes) -> Tensor:
+    """Return `(latents,)`: on how many rows each latent is active."""
+    if isinstance(codes, DenseCodes):
+        return codes.values.count_nonzero(dim=0)
+    active = codes.values.ne(0).to(codes.values.dtype)  # bincount would ask the device for the largest index
+    return active.new_zeros(codes.latents).index_add_(0, codes.indices, active)

@@ -1,16 +1,17 @@
 """What all tests share: how examples are drawn, seeded numbers, and small autoencoders that have seen data."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
 
+from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.autoencoder.presets import preset
-from gossamer.kernels import torch_cpu
 
 WIDTH, LATENTS = 24, 96
 
@@ -57,7 +58,7 @@ def trained(_trained: SparseAutoencoder) -> SparseAutoencoder:
 
 
 @pytest.fixture(params=[False, True], ids=["float32-selection", "bfloat16-selection"])
-def low_precision_selection(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def low_precision_selection(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Choose candidates in either precision, whatever this machine does fast."""
-    monkeypatch.setattr(torch_cpu, "fast_bfloat16", lambda device: request.param)
-    return request.param
+    with kernels.use(selection="bfloat16" if request.param else "float32"):
+        yield request.param

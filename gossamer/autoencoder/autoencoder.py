@@ -14,7 +14,7 @@ from gossamer.autoencoder.encoders import Encoder, PreActivations
 from gossamer.autoencoder.losses import Auxiliary, Penalty
 from gossamer.autoencoder.scaling import MeanScale, Scaler, Scaling
 from gossamer.autoencoder.sparsity import Sparsity
-from gossamer.codes import SparseCodes
+from gossamer.codes import Codes, SparseCodes
 from gossamer.spec import Spec
 
 __all__ = ["AutoencoderSpec", "Loss", "Output", "SparseAutoencoder"]
@@ -47,6 +47,8 @@ class AutoencoderSpec(Spec):
         if self.input_width < 1 or self.latents < 1:
             raise ValueError(f"input_width and latents must be at least 1, got {self.input_width} and {self.latents}")
         self.sparsity.check(latents=self.latents)
+        for penalty in self.penalties:
+            penalty.check(self.sparsity)
 
     def build(self, *, seed: int = 0) -> SparseAutoencoder:
         """Return the autoencoder with seeded random directions; same seed, same weights."""
@@ -69,7 +71,7 @@ class Loss:
 
     total: Tensor
     terms: dict[str, Tensor]
-    codes: SparseCodes
+    codes: Codes
 
 
 class SparseAutoencoder(nn.Module):
@@ -110,23 +112,23 @@ class SparseAutoencoder(nn.Module):
         """Return the encoder's output before sparsity, in training units, not yet multiplied out."""
         return self.encoder(self.scaler(self._rows(x)))
 
-    def loss(self, x: Tensor, *, dead: Tensor | None = None) -> Loss:
+    def loss(self, x: Tensor, *, dead: Tensor | None = None, dense: bool = False) -> Loss:
         """Return the training loss of a batch.
 
         mean (x̂ − x)² in training units, plus each penalty and auxiliary times its weight. dead: indices of the
-        latents that the auxiliaries shall revive.
+        latents that the auxiliaries shall revive. dense: hold the codes as a matrix, which is faster while many
+        latents are active; loss and gradients are the same.
         """
         x = self.scaler(self._rows(x))
         pre = self.encoder(x)
-        codes = self.sparsity(pre)
-        residual = x - self.decoder(codes)
-        directions = self.decoder.weight
-        terms = {"reconstruction": residual.square().mean()}
+        codes = self.sparsity.dense(pre) if dense else self.sparsity(pre)
+        residual, square = self.decoder.residual(codes, x)
+        terms, directions = {"reconstruction": square}, self.decoder.weight
         for penalty in self.spec.penalties:
             terms[penalty.kind] = terms.get(penalty.kind, 0.0) + penalty.weight * penalty(codes, directions)
         if dead is not None:
             for auxiliary in self.spec.auxiliaries:
-                cost = auxiliary(pre, residual.detach(), dead, directions)
+                cost = auxiliary(pre, residual, dead, directions)
                 terms[auxiliary.kind] = terms.get(auxiliary.kind, 0.0) + auxiliary.weight * cost
         total = torch.stack(list(terms.values())).sum()
         return Loss(total, {name: term.detach() for name, term in terms.items()}, codes.detach())
@@ -156,6 +158,7 @@ class SparseAutoencoder(nn.Module):
         for tensor in (self.encoder.bias, self.decoder.bias, self.scaler.mean):
             tensor.zero_()
         self.scaler.scale.fill_(1.0)
+        self.sparsity.reset()
 
     @torch.no_grad()
     def rescale(self, mean: Tensor, scale: Tensor) -> None:
@@ -163,6 +166,7 @@ class SparseAutoencoder(nn.Module):
         encoder, decoder, scaler = self.encoder, self.decoder, self.scaler
         encoder.bias.copy_(encoder.bias / scaler.scale - encoder.weight @ scaler.mean)
         decoder.bias.copy_(scaler.undo(decoder.bias))
+        self.sparsity.rescale(scale / scaler.scale)
         scaler.mean.copy_(mean)
         scaler.scale.copy_(scale)
         encoder.bias.copy_((encoder.bias + encoder.weight @ scaler.mean) * scaler.scale)

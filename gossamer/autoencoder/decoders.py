@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import kernels
-from gossamer.codes import SparseCodes
+from gossamer.codes import Codes, DenseCodes
 from gossamer.spec import Spec
 
 __all__ = ["Constraint", "Decoder", "DecoderModule", "Free", "Linear", "LinearDecoder", "UnitRows"]
@@ -58,9 +58,18 @@ class DecoderModule(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
 
-    def forward(self, codes: SparseCodes) -> Tensor:
+    def forward(self, codes: Codes) -> Tensor:
         """Return the rows `(rows, input_width)` of some codes."""
         raise NotImplementedError
+
+    def residual(self, codes: Codes, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return target − reconstruction, without a gradient, and the mean of its squares, with one."""
+        residual = target - self(codes)
+        return residual.detach(), residual.square().mean()
+
+    def constraints(self) -> dict[Tensor, Constraint]:
+        """Return what constrains which weight."""
+        return {}
 
     def before_step(self) -> None:
         """Apply what constrains the directions to their gradient; call between backward and the optimizer's step."""
@@ -98,9 +107,23 @@ class LinearDecoder(DecoderModule):
         self.bias = nn.Parameter(torch.zeros(input_width))
         self.constraint = constraint
 
-    def forward(self, codes: SparseCodes) -> Tensor:
+    def forward(self, codes: Codes) -> Tensor:
         """Return z W + b, `(rows, input_width)`."""
-        return kernels.gather_sum(codes.offsets, codes.indices, codes.values, self.weight) + self.bias
+        if isinstance(codes, DenseCodes):
+            return torch.addmm(self.bias, codes.values, self.weight)
+        return kernels.gather_sum(codes.offsets, codes.indices, codes.values, self.weight).add_(self.bias)
+
+    def residual(self, codes: Codes, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return target − reconstruction, without a gradient, and the mean of its squares, with one."""
+        if isinstance(codes, DenseCodes):
+            return super().residual(codes, target)
+        places = (codes.offsets, codes.indices, codes.values)
+        residual, square = kernels.residual(*places, self.weight, self.bias, target)
+        return residual, square / target.numel()
+
+    def constraints(self) -> dict[Tensor, Constraint]:
+        """Return the constraint on the directions."""
+        return {self.weight: self.constraint}
 
     @torch.no_grad()
     def before_step(self) -> None:

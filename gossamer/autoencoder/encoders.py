@@ -1,7 +1,7 @@
 """Encoders: from a row to its pre-activations, and the pre-activations themselves.
 
 The last affine map of an encoder is returned *not yet multiplied out*, so that the sparsity can choose the active
-latents in low precision and compute only those exactly.
+latents in low precision and compute only those in full.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gossamer import kernels
 from gossamer.codes import SparseCodes
 from gossamer.spec import Spec
 
-__all__ = ["Encoder", "EncoderModule", "Linear", "LinearEncoder", "PreActivations"]
+__all__ = ["Encoder", "EncoderModule", "Linear", "LinearEncoder", "PreActivations", "rows_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +30,38 @@ class PreActivations:
     weight: Tensor
     bias: Tensor
 
+    @property
+    def latents(self) -> int:
+        """Number of latents."""
+        return self.weight.shape[0]
+
     def dense(self) -> Tensor:
         """Return all of them, `(rows, latents)`."""
         return nn.functional.linear(self.x, self.weight, self.bias)
 
-    def at(self, offsets: Tensor, indices: Tensor) -> SparseCodes:
-        """Return those of the given latents of each row, in full precision and differentiable."""
-        products = kernels.gather_dot(self.x, self.weight, offsets, indices)
-        values = products + self.bias.index_select(0, indices)
-        return SparseCodes(offsets=offsets, indices=indices, values=values, latents=self.weight.shape[0])
+    def topk(self, k: int) -> SparseCodes:
+        """Return the k largest of each row, differentiable."""
+        return SparseCodes.from_topk(*kernels.select_topk(self.x, self.weight, self.bias, k), latents=self.latents)
+
+    def above(self, floor: Tensor) -> SparseCodes:
+        """Return those above their latent's floor `(latents,)`, differentiable."""
+        offsets, indices, values = kernels.select_above(self.x, self.weight, self.bias, floor)
+        return SparseCodes(offsets=offsets, indices=indices, values=values, latents=self.latents)
+
+    def batch_topk(self, count: int) -> SparseCodes:
+        """Return the `count` largest of all rows together, differentiable."""
+        offsets, indices, values = kernels.select_batch_topk(self.x, self.weight, self.bias, count)
+        return SparseCodes(offsets=offsets, indices=indices, values=values, latents=self.latents)
 
     def of(self, latents: Tensor) -> PreActivations:
         """Return the pre-activations of some latents only, `(rows, len(latents))`."""
-        return PreActivations(self.x, self.weight.index_select(0, latents), self.bias.index_select(0, latents))
+        return PreActivations(self.x, rows_of(self.weight, latents), self.bias.index_select(0, latents))
+
+
+def rows_of(weight: Tensor, latents: Tensor) -> Tensor:
+    """Return `weight[latents]`, as codes of one entry each: their gradient is no matrix of the size of the weight."""
+    offsets = torch.arange(latents.shape[0] + 1, device=latents.device)
+    return kernels.gather_sum(offsets, latents, weight.new_ones(latents.shape[0]), weight)
 
 
 class EncoderModule(nn.Module):

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from gossamer import kernels
-from gossamer.autoencoder.encoders import PreActivations
-from gossamer.codes import SparseCodes
+from gossamer.autoencoder.encoders import PreActivations, rows_of
+from gossamer.autoencoder.sparsity import Sparsity
+from gossamer.codes import Codes, spread
 from gossamer.spec import Spec
 
-__all__ = ["L1", "AuxK", "Auxiliary", "Penalty"]
+__all__ = ["L0", "L1", "AuxK", "Auxiliary", "Penalty"]
 
 
 class Penalty(Spec):
@@ -26,7 +27,10 @@ class Penalty(Spec):
 
     weight: float
 
-    def __call__(self, codes: SparseCodes, directions: Tensor) -> Tensor:
+    def check(self, sparsity: Sparsity) -> None:
+        """Raise ValueError if codes of this sparsity cannot be charged for."""
+
+    def __call__(self, codes: Codes, directions: Tensor) -> Tensor:
         """Return the mean cost of a row, a scalar; directions: decoder rows `(latents, input_width)`."""
         raise NotImplementedError
 
@@ -46,10 +50,35 @@ class L1(Penalty):
         super().__post_init__()
         _require_weight(self.weight)
 
-    def __call__(self, codes: SparseCodes, directions: Tensor) -> Tensor:
+    def __call__(self, codes: Codes, directions: Tensor) -> Tensor:
         """Return the penalty without its weight."""
         norms = torch.linalg.vector_norm(directions, dim=1)
-        return (codes.values.abs() * norms.index_select(0, codes.indices)).sum() / max(codes.rows, 1)
+        return (codes.values.abs() * spread(codes, norms)).sum() / max(codes.rows, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L0(Penalty):
+    """Charge for every active latent: mean over rows of Σ_i H(p_i − θ_i), with the gradient that JumpReLU defines.
+
+    Rajamanoharan et al. 2024 (https://arxiv.org/abs/2407.14435).
+    """
+
+    kind: ClassVar[str] = "l0"
+    weight: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_weight(self.weight)
+
+    def check(self, sparsity: Sparsity) -> None:
+        """Raise ValueError unless the number of active latents has a gradient."""
+        if not sparsity.gated:
+            raise ValueError(f"the l0 penalty has no gradient with {sparsity.kind!r}; use it with 'jumprelu'")
+
+    def __call__(self, codes: Codes, directions: Tensor) -> Tensor:
+        """Return the mean number of active latents of a row."""
+        assert codes.gates is not None
+        return codes.gates.sum() / max(codes.rows, 1)
 
 
 class Auxiliary(Spec):
@@ -93,13 +122,13 @@ class AuxK(Auxiliary):
         if dead.shape[0] == 0:
             return residual.new_zeros(())
         k = min(self.k or nearest_power_of_two(residual.shape[1] / 2), dead.shape[0])
-        values, indices = pre.of(dead).dense().topk(k, dim=-1, sorted=False)
-        codes = SparseCodes.from_topk(indices, values.relu(), latents=dead.shape[0])
-        rows = directions.index_select(0, dead)
-        estimate = kernels.gather_sum(codes.offsets, codes.indices, codes.values, rows)
+        codes = pre.of(dead).topk(k)
+        places = (codes.offsets, codes.indices, codes.values.relu())
+        bias = residual.new_zeros(residual.shape[1])
+        _, square = kernels.residual(*places, rows_of(directions, dead), bias, residual)
         scale = residual.square().sum()
         left = scale > 0  # with nothing left to explain there is nothing to learn
-        return (residual - estimate).square().sum() * left / scale.where(left, 1.0)
+        return square * left / scale.where(left, 1.0)
 
 
 def _require_weight(weight: float) -> None:

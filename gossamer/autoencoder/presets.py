@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
-from gossamer.autoencoder.losses import L1, AuxK
-from gossamer.autoencoder.sparsity import ReLU, TopK
+from gossamer.autoencoder.losses import L0, L1, AuxK
+from gossamer.autoencoder.sparsity import JumpReLU, ReLU, TopK
 from gossamer.spec import nearest
 
 __all__ = ["PRESETS", "preset"]
@@ -35,14 +35,25 @@ def vanilla_l1(*, input_width: int, latents: int, l1: float = 0.02) -> Autoencod
     )
 
 
-PRESETS: dict[str, Callable[..., AutoencoderSpec]] = {"topk": topk, "vanilla-l1": vanilla_l1}
+def jumprelu(*, input_width: int, latents: int, l0_weight: float = 2e-3) -> AutoencoderSpec:
+    """JumpReLU with an L0 penalty and unit decoder rows: Rajamanoharan et al. 2024 (https://arxiv.org/abs/2407.14435)."""
+    return AutoencoderSpec(
+        name="jumprelu",
+        input_width=input_width,
+        latents=latents,
+        sparsity=JumpReLU(),
+        penalties=(L0(weight=l0_weight),),
+    )
+
+
+PRESETS: dict[str, Callable[..., AutoencoderSpec]] = {"topk": topk, "vanilla-l1": vanilla_l1, "jumprelu": jumprelu}
 
 
 def preset(name: str, **options: float) -> AutoencoderSpec:
     """Return the spec of a named architecture.
 
-    Every preset takes `input_width` and `latents`; the dial of its sparsity is `l0` (topk: active latents per row)
-    or `l1` (vanilla-l1: weight of the penalty).
+    Every preset takes `input_width` and `latents`; the dial of its sparsity is `l0` (topk: active latents per row),
+    `l1` (vanilla-l1: weight of the penalty) or `l0_weight` (jumprelu: likewise).
 
     Raises ValueError for an unknown name or option, naming the nearest known ones.
     """

@@ -30,7 +30,7 @@ class Scaler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the row in training units."""
-        return (x - self.mean) * self.scale
+        return (x - self.mean).mul_(self.scale)
 
     def undo(self, x: Tensor) -> Tensor:
         """Return the row in the input's own units."""

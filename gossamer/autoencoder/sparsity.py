@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from gossamer import kernels
+import torch
+from torch import Tensor, nn
+
 from gossamer.autoencoder.encoders import PreActivations
-from gossamer.codes import SparseCodes
+from gossamer.codes import DenseCodes, SparseCodes, spread
 from gossamer.spec import Spec
 
-__all__ = ["ReLU", "Sparsity", "TopK"]
+__all__ = ["JumpReLU", "JumpReLUThresholds", "ReLU", "Sparsity", "TopK"]
 
 
 class Sparsity(Spec):
-    """The family of sparsities: called with PreActivations, they return SparseCodes."""
+    """The family of sparsities: called with PreActivations, they return SparseCodes.
+
+    ragged: whether the number of active latents depends on the data, so that it may be large at first; then `dense`
+    gives the same codes as a matrix. gated: whether the codes have gates, for penalties that count active latents.
+    """
+
+    ragged: ClassVar[bool] = False
+    gated: ClassVar[bool] = False
 
     def check(self, *, latents: int) -> None:
         """Raise ValueError if the rule cannot serve this many latents."""
@@ -22,6 +32,16 @@ class Sparsity(Spec):
     def __call__(self, pre: PreActivations) -> SparseCodes:
         """Choose the active latents of each row and return their values, differentiable."""
         raise NotImplementedError
+
+    def dense(self, pre: PreActivations) -> DenseCodes:
+        """Return the same codes as a matrix, with the same gradients."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Go back to the start, if there is anything learned."""
+
+    def rescale(self, factor: Tensor) -> None:
+        """Follow a change of the training units, in which all pre-activations are multiplied by this factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +70,8 @@ class TopK(Sparsity):
             )
 
     def __call__(self, pre: PreActivations) -> SparseCodes:
-        """Select in low precision where that is fast, compute the values in full precision."""
-        indices = kernels.select_topk(pre.x, pre.weight, pre.bias, self.k)
-        latents = pre.weight.shape[0]
-        where = SparseCodes.from_topk(indices, indices.new_empty(indices.shape), latents=latents)
-        codes = pre.at(where.offsets, where.indices)
+        """Select in low precision where that is fast; the values are in full precision."""
+        codes = pre.topk(self.k)
         return codes.replace_values(codes.values.relu())
 
 
@@ -63,8 +80,92 @@ class ReLU(Sparsity):
     """Keep every positive pre-activation: z = max(p, 0). How many there are depends on a penalty, such as L1."""
 
     kind: ClassVar[str] = "relu"
+    ragged: ClassVar[bool] = True
 
     def __call__(self, pre: PreActivations) -> SparseCodes:
         """Return the positive pre-activations."""
-        codes = pre.at(*kernels.select_positive(pre.x, pre.weight, pre.bias))
-        return codes.replace_values(codes.values.relu())  # rounding can bring a chosen one below zero
+        return pre.above(pre.bias.new_zeros(pre.latents))
+
+    def dense(self, pre: PreActivations) -> DenseCodes:
+        """Return them as a matrix."""
+        return DenseCodes(values=pre.dense().relu())
+
+
+@dataclass(frozen=True, kw_only=True)
+class JumpReLU(Sparsity):
+    """Keep the pre-activations above a learned threshold of each latent: z = p · H(p − θ).
+
+    Gradients of the thresholds as in Rajamanoharan et al. 2024 (https://arxiv.org/abs/2407.14435): with the rectangle
+    K(u) = 1 for |u| < ½,  ∂z/∂θ = −(θ/ε) K((p − θ)/ε)  and, for counting penalties,  ∂H/∂θ = −(1/ε) K((p − θ)/ε).
+
+    threshold: θ at the start; bandwidth: ε, how far from its threshold a pre-activation still moves it. Both are in
+    training units, in which an entry of a row has mean square 1.
+    """
+
+    kind: ClassVar[str] = "jumprelu"
+    ragged: ClassVar[bool] = True
+    gated: ClassVar[bool] = True
+    threshold: float = 0.01
+    bandwidth: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.threshold > 0 and self.bandwidth > 0):
+            raise ValueError(f"threshold and bandwidth must be above 0, got {self.threshold} and {self.bandwidth}")
+
+    def build(self, *, latents: int) -> JumpReLUThresholds:
+        """Return the module that holds the thresholds."""
+        return JumpReLUThresholds(self, latents)
+
+
+class JumpReLUThresholds(nn.Module):
+    """Hold ln θ `(latents,)`, so that thresholds stay positive."""
+
+    ragged, gated = JumpReLU.ragged, JumpReLU.gated
+
+    def __init__(self, spec: JumpReLU, latents: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.log_threshold = nn.Parameter(torch.empty(latents))
+        self.reset()
+
+    def forward(self, pre: PreActivations) -> SparseCodes:
+        """Return what is above its threshold and, in training, what is near enough to move it (stored as zeros)."""
+        threshold = self.log_threshold.exp()
+        near = pre.above((threshold - self.spec.bandwidth / 2 if self.training else threshold).detach())
+        values, gates = _Jump.apply(near.values, spread(near, threshold), self.spec.bandwidth)
+        return SparseCodes(offsets=near.offsets, indices=near.indices, values=values, latents=near.latents, gates=gates)
+
+    def dense(self, pre: PreActivations) -> DenseCodes:
+        """Return the same codes as a matrix, with the same gradients."""
+        everything = pre.dense()
+        values, gates = _Jump.apply(everything, self.log_threshold.exp().expand_as(everything), self.spec.bandwidth)
+        return DenseCodes(values=values, gates=gates)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Set all thresholds to the spec's."""
+        self.log_threshold.fill_(math.log(self.spec.threshold))
+
+    @torch.no_grad()
+    def rescale(self, factor: Tensor) -> None:
+        """Follow a change of the training units."""
+        self.log_threshold += factor.log()
+
+
+class _Jump(torch.autograd.Function):
+    """p, θ ↦ p · H(p − θ) and H(p − θ), with the gradients that `JumpReLU` states."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(p, threshold)
+        ctx.bandwidth = bandwidth
+        gates = (p > threshold).to(p.dtype)
+        return p * gates, gates
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        p, threshold = ctx.saved_tensors
+        of_values, of_gates = gradients
+        near = (p - threshold).abs() < ctx.bandwidth / 2
+        return of_values * (p > threshold), (threshold * of_values + of_gates) * near / -ctx.bandwidth, None

@@ -1,63 +1,65 @@
 """The four primitives for CPUs, from operators that torch and MKL already make fast.
 
-The arithmetic is 2·E·D each (E entries, D width), with no (E, D) or, for selection, float32 (B, F) intermediate.
+They serve where numba is not installed, and where every pre-activation is wanted in full precision. The arithmetic is
+2·E·D each (E entries, D width), with no intermediate of size (E, D).
 Where the codes are not sparse (`DENSE` and above) a dense product serves: it gives the same result, faster.
-Legend: B rows, D input width, F latents, E entries, K per row, C candidates.
+Legend: B rows, D input width, F latents, E entries, K per row, C rows of a chunk.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag, linear, pad
+from torch.nn.functional import embedding_bag, pad
 
 from gossamer.codes import row_of_entry
 from gossamer.kernels import reference
-from gossamer.kernels.capability import fast_bfloat16
+from gossamer.kernels.reference import adam_rows, select_batch_topk
 
-__all__ = ["gather_dot", "gather_sum", "scatter_outer", "select_positive", "select_topk"]
+__all__ = [
+    "adam_rows",
+    "gather_dot",
+    "gather_sum",
+    "residual",
+    "scatter_outer",
+    "select_above",
+    "select_batch_topk",
+    "select_topk",
+]
 
 DENSE = 0.1
 """Density from which the dense products are used."""
 
-SAFETY = 1.5
-"""How many times the largest error seen among a row's candidates the cut-off must lie below its k-th value."""
+CHUNK_BYTES = 64 * 2**20
+"""How much memory the pre-activations of one chunk of rows may take."""
 
 
-def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> Tensor:
-    """Return `(B, k)`: the latents with the k largest pre-activations.
+def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, k)` of the k largest pre-activations of each row.
 
-    Where bfloat16 products are fast, candidates come from one (with a margin of `margin(k)` latents beyond k), and
-    the k best of them are chosen by their values in full precision. A row is done again in full precision unless its
-    k-th value is above the candidates' cut-off by more than `SAFETY` times the largest error among its candidates:
-    then a latent that was cut off could belong to the k best. Elsewhere all products are in full precision.
+    The values are computed once more, one by one: the last bits of those of a product of matrices depend on how many
+    rows it has.
     """
-    latents = weight_FD.shape[0]
-    candidates = k + margin(k)
-    if x_BD.dtype != torch.float32 or 2 * candidates > latents or not fast_bfloat16(x_BD.device):
-        return reference.select_topk(x_BD, weight_FD, bias_F, k)
-    rough_BF = linear(x_BD.bfloat16(), weight_FD.bfloat16(), bias_F.bfloat16())
-    rough_BC, indices_BC = rough_BF.topk(candidates, dim=-1, sorted=False)
-    offsets = torch.arange(0, indices_BC.numel() + 1, candidates)
-    exact_E = gather_dot(x_BD, weight_FD, offsets, indices_BC.view(-1)) + bias_F[indices_BC.view(-1)]
-    exact_BC = exact_E.view_as(indices_BC)
-    exact_BK, best_BK = exact_BC.topk(k, dim=-1, sorted=False)
-    chosen_BK = indices_BC.gather(1, best_BK)
-    error_B = (rough_BC - exact_BC).abs().amax(dim=1)
-    doubtful = (exact_BK.amin(dim=1) <= rough_BC.amin(dim=1) + SAFETY * error_B).nonzero()[:, 0]
-    if doubtful.numel():
-        chosen_BK[doubtful] = reference.select_topk(x_BD[doubtful], weight_FD, bias_F, k)
-    return chosen_BK
+    chosen = [reference.select_topk(x_CD, weight_FD, bias_F, k)[0] for x_CD in _chunks(x_BD, weight_FD)]
+    indices_BK = torch.cat(chosen)
+    offsets = torch.arange(0, indices_BK.numel() + 1, max(k, 1))
+    values_E = gather_dot(x_BD, weight_FD, offsets, indices_BK.view(-1)) + bias_F[indices_BK.view(-1)]
+    return indices_BK, values_E.view(indices_BK.shape)
 
 
-def margin(k: int) -> int:
-    """Return how many candidates beyond k the low-precision selection keeps."""
-    return max(8, k // 2)
+def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return offsets, indices and values of all pre-activations above their latent's floor, latents in order."""
+    found = [reference.select_above(x_CD, weight_FD, bias_F, floor_F) for x_CD in _chunks(x_BD, weight_FD)]
+    counts_B = torch.cat([offsets.diff() for offsets, _, _ in found])
+    offsets, indices_E = pad(counts_B.cumsum(0), (1, 0)), torch.cat([indices for _, indices, _ in found])
+    values_E = gather_dot(x_BD, weight_FD, offsets, indices_E) + bias_F[indices_E]
+    above_E = ~(values_E <= floor_F[indices_E])  # rounding can bring one that was found down to its floor
+    above_before = pad(above_E.cumsum(0), (1, 0))
+    return above_before[offsets], indices_E[above_E], values_E[above_E]
 
 
-def select_positive(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor) -> tuple[Tensor, Tensor]:
-    """Return offsets and indices of the positive pre-activations, latents in order."""
-    return reference.select_positive(x_BD, weight_FD, bias_F)
+def _chunks(x_BD: Tensor, weight_FD: Tensor) -> tuple[Tensor, ...]:
+    return x_BD.split(max(1, CHUNK_BYTES // (x_BD.element_size() * max(1, weight_FD.shape[0]))))
 
 
 def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tensor) -> Tensor:
@@ -100,6 +102,14 @@ def scatter_outer(offsets: Tensor, indices_E: Tensor, values_E: Tensor, g_BD: Te
     order_E = indices_E.argsort(stable=True)
     offsets_F = pad(torch.bincount(indices_E, minlength=latents).cumsum(0), (1, 0))
     return _bag(offsets_F, row_E[order_E], values_E[order_E], g_BD)
+
+
+def residual(
+    offsets: Tensor, indices_E: Tensor, values_E: Tensor, weight_FD: Tensor, bias_D: Tensor, target_BD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return r = target − (codes @ W + b), `(B, D)`, and the sum of its squares."""
+    rest_BD = target_BD - gather_sum(offsets, indices_E, values_E, weight_FD).add_(bias_D)
+    return rest_BD, rest_BD.square().sum()
 
 
 def _bag(offsets: Tensor, indices_E: Tensor, values_E: Tensor, table: Tensor) -> Tensor:

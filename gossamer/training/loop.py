@@ -147,7 +147,7 @@ class _Session:
     def finish(self) -> Run:
         """Fold the scaling into the weights and write the autoencoders."""
         for trainee in self.trainees:
-            trainee.optimizer.zero_grad()
+            trainee.optimizer.clear()
             trainee.sae.fold()
             trainee.sae.eval()
         run = Run(self.folder, tuple(trainee.sae for trainee in self.trainees))

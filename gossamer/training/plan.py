@@ -108,5 +108,5 @@ def _seconds_per_step(trainee: Trainee, source: Source, sample: Batch) -> float:
         start = time.perf_counter()
         trainee.sae.loss(x, dead=trainee.dead.indices).total.backward()
         seconds = min(seconds, time.perf_counter() - start)
-        trainee.optimizer.zero_grad()
+        trainee.optimizer.clear()
     return seconds

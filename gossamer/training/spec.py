@@ -13,16 +13,22 @@ __all__ = ["Adam", "Derived", "TrainSpec", "derive"]
 
 @dataclass(frozen=True, kw_only=True)
 class Adam(Spec):
-    """Adam (Kingma & Ba 2014, https://arxiv.org/abs/1412.6980), in one fused pass over weights and moments."""
+    """Adam (Kingma & Ba 2014, https://arxiv.org/abs/1412.6980), in one fused pass over weights and moments.
+
+    moments: how the moments of the weight matrices are stored, "float32" or, in half the memory, "bfloat16".
+    """
 
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
+    moments: str = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
             raise ValueError(f"betas lie in [0, 1) and eps above 0; got {self.to_dict()}")
+        if self.moments not in ("float32", "bfloat16"):
+            raise ValueError(f"moments are stored as 'float32' or 'bfloat16', got {self.moments!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

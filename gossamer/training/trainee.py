@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
-from gossamer.codes import SparseCodes
+from gossamer.codes import Codes, active_rows
+from gossamer.kernels.threads import torch_on_one_thread
+from gossamer.training.optimizer import Optimizer
 from gossamer.training.spec import Adam, Derived
 
-__all__ = ["DeadLatents", "Trainee"]
+__all__ = ["DeadLatents", "Density", "Trainee"]
+
+
+REFRESH = 16
+"""Steps after which the device is asked what only it knows: which latents are dead, and how dense codes are."""
 
 
 class DeadLatents:
@@ -20,18 +28,14 @@ class DeadLatents:
     device.
     """
 
-    REFRESH = 16
-
     def __init__(self, latents: int, *, dead_after: int, device: torch.device) -> None:
         self.dead_after = dead_after
         self.silent_rows = torch.zeros(latents, dtype=torch.int64, device=device)
         self.indices = torch.empty(0, dtype=torch.int64, device=device)
 
-    def update(self, codes: SparseCodes) -> None:
+    def update(self, codes: Codes) -> None:
         """Take note of the latents that were active in a batch."""
-        active = torch.zeros_like(self.silent_rows, dtype=codes.values.dtype)
-        active.index_add_(0, codes.indices, codes.values.ne(0).to(active.dtype))
-        self.silent_rows.add_(codes.rows).mul_(active == 0)
+        self.silent_rows.add_(codes.rows).mul_(active_rows(codes) == 0)
 
     def refresh(self) -> None:
         """Bring `indices` up to date."""
@@ -42,6 +46,26 @@ class DeadLatents:
         return (self.silent_rows >= self.dead_after).double().mean()
 
 
+class Density:
+    """Say whether codes shall be held as a matrix, which is faster while more than about a tenth of them is active.
+
+    Ragged codes start dense. They become sparse when less than `LOW` is active, and dense again above `HIGH`: the gap
+    keeps a run that is near the border from changing to and fro.
+    """
+
+    LOW, HIGH = 0.05, 0.1
+
+    def __init__(self, latents: int, *, ragged: bool) -> None:
+        self.latents = latents
+        self.ragged = self.dense = ragged
+
+    def refresh(self, codes: Codes) -> None:
+        """Take note of a batch."""
+        if self.ragged:
+            share = codes.values.count_nonzero().item() / max(codes.rows * self.latents, 1)
+            self.dense = share > (self.LOW if self.dense else self.HIGH)
+
+
 class Trainee:
     """Train one autoencoder on batches that somebody else hands out.
 
@@ -50,14 +74,9 @@ class Trainee:
 
     def __init__(self, sae: SparseAutoencoder, adam: Adam, derived: Derived, *, steps: int) -> None:
         self.sae, self.derived, self.steps = sae, derived, steps
-        self.optimizer = torch.optim.Adam(
-            sae.parameters(),
-            lr=derived.learning_rate,
-            betas=(adam.beta1, adam.beta2),
-            eps=adam.eps,
-            fused=True,
-        )
+        self.optimizer = Optimizer(sae, adam)
         device = sae.device
+        self.density = Density(sae.spec.latents, ragged=sae.spec.sparsity.ragged)
         self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
         kinds = dict.fromkeys(part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries))
         self.names = ["loss", "reconstruction", *kinds, "l0"]
@@ -66,17 +85,18 @@ class Trainee:
 
     def step(self, x: Tensor, step: int) -> None:
         """Train on `(rows, input_width)` rows."""
-        if step % DeadLatents.REFRESH == 0:
-            self.dead.refresh()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.derived.learning_rate_at(step, self.steps)
-        loss = self.sae.loss(x, dead=self.dead.indices)
-        self.optimizer.zero_grad()
-        loss.total.backward()
-        self.sae.decoder.before_step()
-        self.optimizer.step()
-        self.sae.decoder.after_step()
+        with nullcontext() if self.density.dense else torch_on_one_thread():
+            self._step(x, step)
+
+    def _step(self, x: Tensor, step: int) -> None:
+        with self.optimizer.gradients():
+            loss = self.sae.loss(x, dead=self.dead.indices, dense=self.density.dense)
+            loss.total.backward()
+        self.optimizer.step(self.derived.learning_rate_at(step, self.steps))
         self.dead.update(loss.codes)
+        if step % REFRESH == REFRESH - 1:
+            self.dead.refresh()
+            self.density.refresh(loss.codes)
         self._note(loss, step)
 
     def _note(self, loss: Loss, step: int) -> None:
@@ -96,9 +116,8 @@ class Trainee:
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next steps depend on, as named tensors."""
         state = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
-        for name, parameter in self.sae.named_parameters():
-            for key, value in self.optimizer.state[parameter].items():
-                state[f"optimizer.{name}.{key}"] = value
+        state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        state["dense"] = torch.tensor(self.density.dense)
         dead = {"silent_rows": self.dead.silent_rows, "indices": self.dead.indices}
         state |= {f"dead.{name}": tensor for name, tensor in dead.items()}
         return state | {"sums": self.sums, "first_bad_step": self.first_bad_step}
@@ -108,13 +127,9 @@ class Trainee:
         device = self.sums.device
         saved = {n.removeprefix("sae."): t for n, t in state.items() if n.startswith("sae.")}
         self.sae.load_state_dict(saved)
-        for name, parameter in self.sae.named_parameters():
-            prefix = f"optimizer.{name}."
-            moments = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-            self.optimizer.state[parameter] = {
-                key: t.clone() if key == "step" and t.device.type == "cpu" else t.to(device).clone()
-                for key, t in moments.items()
-            }
+        saved = {n.removeprefix("optimizer."): t for n, t in state.items() if n.startswith("optimizer.")}
+        self.optimizer.load_state_dict(saved)
+        self.density.dense = bool(state["dense"])
         self.dead.silent_rows = state["dead.silent_rows"].to(device)
         self.dead.indices = state["dead.indices"].to(device)
         self.sums = state["sums"].to(device)

@@ -72,7 +72,11 @@ def test_vanilla_l1_is_what_its_paper_says():
 class TestMistakes:
     @pytest.mark.parametrize(
         ("name", "said"),
-        [("topkk", "did you mean 'topk'"), ("vanilla", "did you mean 'vanilla-l1'"), ("?", "known: topk, vanilla-l1")],
+        [
+            ("topkk", "did you mean 'topk'"),
+            ("vanilla", "did you mean 'vanilla-l1'"),
+            ("?", "known: jumprelu, topk, vanilla-l1"),
+        ],
     )
     def test_an_unknown_preset_is_answered_with_the_nearest(self, name: str, said: str):
         with pytest.raises(ValueError, match=f"unknown preset '.*'; {said}"):

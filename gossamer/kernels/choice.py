@@ -1,0 +1,94 @@
+"""Which implementation serves a device, and in which precision latents are selected.
+
+The automatic choice takes the fastest that is installed. An implementation asked for by name either serves or raises.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from gossamer.kernels.capability import fast_bfloat16
+
+__all__ = ["BACKENDS", "SELECTIONS", "backend", "implementation", "selection", "use"]
+
+BACKENDS = {
+    "numba": ("cpu", "gossamer.kernels.numba_cpu", "numba"),
+    "triton": ("cuda", "gossamer.kernels.triton_gpu", "triton"),
+    "torch": ("cpu", "gossamer.kernels.torch_cpu", "torch"),
+    "reference": ("", "gossamer.kernels.reference", "torch"),
+}
+"""Name: the kind of device that it serves (empty: any), its module, and the package that it needs; fastest first."""
+
+SELECTIONS = ("auto", "bfloat16", "float32")
+
+_wanted = {"backend": "auto", "selection": "auto"}
+
+
+@contextmanager
+def use(*, backend: str = "auto", selection: str = "auto") -> Iterator[None]:
+    """Choose implementation and precision of selection by name while the context lasts, in the whole process.
+
+    backend: "numba", "triton", "torch", "reference", or "auto", the fastest that is installed for the device.
+    selection: "bfloat16" takes candidates from a low-precision product and chooses among them by full-precision
+    values; "float32" computes every pre-activation in full precision; "auto" is the first where a measurement
+    shows that it is faster.
+
+    Raises ValueError for an unknown name, a package that is not installed, and an implementation that has no
+    low-precision selection.
+    """
+    _require_known(backend, selection)
+    before = dict(_wanted)
+    _wanted.update(backend=backend, selection=selection)
+    try:
+        yield
+    finally:
+        _wanted.update(before)
+
+
+def backend(device: torch.device | str) -> str:
+    """Return the name of the implementation that serves this device."""
+    kind = torch.device(device).type
+    name = _wanted["backend"]
+    if name == "auto":
+        return next(name for name, (serves, _, needs) in BACKENDS.items() if serves in (kind, "") and _installed(needs))
+    if BACKENDS[name][0] not in (kind, ""):
+        raise ValueError(f"the {name!r} kernels run on {BACKENDS[name][0]} devices, not on {kind}")
+    return name
+
+
+def selection(device: torch.device | str) -> str:
+    """Return the precision in which candidates are chosen on this device; it decides the last bits of a run."""
+    wanted = _wanted["selection"]
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if backend(device) in ("numba", "triton") and fast_bfloat16(device) else "float32"
+
+
+def implementation(tensor: Tensor, purpose: str = "products") -> ModuleType:
+    """Return the module that serves a tensor; purpose "select" asks for one of the wanted precision."""
+    name = backend(tensor.device)
+    if purpose == "select" and selection(tensor.device) == "float32" and name != "reference":
+        name = "torch" if tensor.device.type == "cpu" else "reference"
+    return importlib.import_module(BACKENDS[name][1])
+
+
+def _require_known(backend: str, selection: str) -> None:
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"unknown kernels {backend!r}; there are auto, {', '.join(BACKENDS)}")
+    if selection not in SELECTIONS:
+        raise ValueError(f"unknown selection {selection!r}; there are {', '.join(SELECTIONS)}")
+    if backend != "auto" and not _installed(BACKENDS[backend][2]):
+        raise ValueError(f"the {backend!r} kernels need a package: pip install {BACKENDS[backend][2]}")
+    if selection == "bfloat16" and backend in ("torch", "reference"):
+        raise ValueError(f"the {backend!r} kernels select in full precision only; choose numba or triton for bfloat16")
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
