@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from gossamer.autoencoder.autoencoder import AutoencoderSpec as AutoencoderSpec
     from gossamer.autoencoder.autoencoder import SparseAutoencoder as SparseAutoencoder
     from gossamer.autoencoder.files import load as load
+    from gossamer.autoencoder.files import load_codes as load_codes
     from gossamer.autoencoder.files import save as save
+    from gossamer.autoencoder.files import save_codes as save_codes
     from gossamer.autoencoder.presets import preset as preset
     from gossamer.codes import SparseCodes as SparseCodes
+    from gossamer.codes import concatenate_codes as concatenate_codes
     from gossamer.evaluate.measure import measure as measure
     from gossamer.sources.activations import Activations as Activations
     from gossamer.sources.arrays import Arrays as Arrays
@@ -38,11 +41,14 @@ _HOMES = {
     "SparseCodes": "gossamer.codes",
     "Spec": "gossamer.spec",
     "TrainSpec": "gossamer.training.spec",
+    "concatenate_codes": "gossamer.codes",
     "measure": "gossamer.evaluate.measure",
     "load": "gossamer.autoencoder.files",
+    "load_codes": "gossamer.autoencoder.files",
     "plan": "gossamer.training.loop",
     "preset": "gossamer.autoencoder.presets",
     "save": "gossamer.autoencoder.files",
+    "save_codes": "gossamer.autoencoder.files",
     "train": "gossamer.training.loop",
 }
 

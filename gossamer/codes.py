@@ -7,6 +7,7 @@ TopK row with fewer than k positive pre-activations): it is stored, but not acti
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["Codes", "DenseCodes", "SparseCodes", "active_rows", "row_of_entry", "spread"]
+__all__ = ["Codes", "DenseCodes", "SparseCodes", "active_rows", "concatenate_codes", "row_of_entry", "spread"]
 
 with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")
@@ -148,6 +149,24 @@ class DenseCodes:
 
 
 Codes = SparseCodes | DenseCodes
+
+
+def concatenate_codes(parts: Iterable[SparseCodes]) -> SparseCodes:
+    """Return the codes of all rows of all parts, in their order.
+
+    Raises ValueError if there is no part, or if they have different numbers of latents.
+    """
+    found = list(parts)
+    widths = {codes.latents for codes in found}
+    if len(widths) != 1:
+        raise ValueError(f"expected codes of one number of latents, got {sorted(widths) or 'no codes at all'}")
+    counts = torch.cat([codes.offsets.diff() for codes in found])
+    return SparseCodes(
+        offsets=torch.nn.functional.pad(counts.cumsum(0), (1, 0)),
+        indices=torch.cat([codes.indices for codes in found]),
+        values=torch.cat([codes.values for codes in found]),
+        latents=widths.pop(),
+    )
 
 
 def spread(codes: Codes, per_latent: Tensor) -> Tensor:

@@ -58,13 +58,14 @@ def _machine() -> list[Finding]:
     if torch.cuda.is_available():
         devices += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     fast = "fast: low-precision selection and forward passes" if kernels.fast_bfloat16("cpu") else "not fast: float32"
-    backends = {kind: kernels.backend(kind) for kind in ("cpu", *(["cuda"] if len(devices) > 1 else []))}
+    kinds = ("cpu", *(["cuda"] if len(devices) > 1 else []))
+    backends = {kind: f"{kernels.backend(kind)}, selection in {kernels.selection(kind)}" for kind in kinds}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else 0.0
     return [
         Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         Finding("devices", ", ".join(devices)),
-        Finding("kernels", ", ".join(f"{kind}: {name}" for kind, name in backends.items())),
+        Finding("kernels", "; ".join(f"{kind}: {name}" for kind, name in backends.items())),
         Finding("bfloat16 on the CPU", f"measured {fast}"),
         Finding("memory", f"{memory:.1f} GB"),
         Finding("disk here", f"{shutil.disk_usage('.').free / 1e9:.1f} GB free"),

@@ -35,9 +35,13 @@ def rows() -> Tensor:
     return 3 * mean + strength @ directions + 0.05 * noise
 
 
-@pytest.fixture(scope="session", params=["topk", "vanilla-l1"])
+@pytest.fixture(scope="session", params=["topk", "vanilla-l1", "jumprelu"])
 def _trained(request: pytest.FixtureRequest, rows: Tensor) -> SparseAutoencoder:
-    dial: dict[str, float] = {"topk": {"l0": 6}, "vanilla-l1": {"l1": 0.01}}[request.param]
+    dial: dict[str, float] = {
+        "topk": {"l0": 6},
+        "vanilla-l1": {"l1": 0.01},
+        "jumprelu": {"l0_weight": 0.01},
+    }[request.param]
     sae = preset(request.param, input_width=WIDTH, latents=LATENTS, **dial).build(seed=3)
     start_from_data(sae, rows)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)

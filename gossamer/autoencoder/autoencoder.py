@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -97,6 +99,22 @@ class SparseAutoencoder(nn.Module):
         codes = self.sparsity(self.pre_activations(x))
         return codes.replace_values(codes.values / self.scaler.scale)
 
+    def encode_chunks(self, rows: Tensor | np.ndarray, *, chunk: int = 4096) -> Iterator[SparseCodes]:
+        """Return an iterator over the codes of `(rows, input_width)` rows, a chunk at a time, without gradients.
+
+        It needs memory for one chunk, however many rows there are: they may be mapped from a file (`numpy.load` with
+        `mmap_mode="r"`). `concatenate_codes` puts the codes of all chunks together.
+        """
+        if chunk < 1:
+            raise ValueError(f"a chunk has at least one row, got {chunk}")
+        self._require_width(rows.shape)
+        starts = range(0, rows.shape[0], chunk)
+        return (self._encode_chunk(rows[start : start + chunk]) for start in starts)
+
+    @torch.no_grad()
+    def _encode_chunk(self, rows: Tensor | np.ndarray) -> SparseCodes:
+        return self.encode(torch.as_tensor(np.array(rows) if isinstance(rows, np.ndarray) else rows).to(self.device))
+
     def decode(self, codes: SparseCodes) -> Tensor:
         """Return the rows `(rows, input_width)` that the codes stand for."""
         if codes.latents != self.spec.latents:
@@ -179,12 +197,13 @@ class SparseAutoencoder(nn.Module):
     def _rows(self, x: Tensor) -> Tensor:
         if x.dim() == 1:
             x = x[None]
-        if x.dim() != 2 or x.shape[1] != self.spec.input_width:
-            raise ValueError(
-                f"expected rows of width {self.spec.input_width}, shape (rows, {self.spec.input_width}); "
-                f"got shape {tuple(x.shape)}"
-            )
+        self._require_width(x.shape)
         return x.to(self.encoder.weight.dtype)
+
+    def _require_width(self, shape: Sequence[int]) -> None:
+        width = self.spec.input_width
+        if len(shape) != 2 or shape[1] != width:
+            raise ValueError(f"expected rows of width {width}, shape (rows, {width}); got shape {tuple(shape)}")
 
     def extra_repr(self) -> str:
         """Return the name and sizes that `print` shows."""

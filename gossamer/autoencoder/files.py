@@ -1,16 +1,23 @@
-"""An autoencoder as a folder: `spec.json` and `weights.safetensors`. No pickle, written whole or not at all."""
+"""An autoencoder as a folder (`spec.json`, `weights.safetensors`), codes as one safetensors file.
+
+No pickle; written whole or not at all.
+"""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
 
-from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
-from gossamer.storage import read_tensors, replace_folder, write_tensors
+import torch
 
-__all__ = ["SPEC", "load", "save"]
+from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
+from gossamer.codes import SparseCodes
+from gossamer.storage import read_tensors, replace_file, replace_folder, write_tensors
+
+__all__ = ["SPEC", "load", "load_codes", "save", "save_codes"]
 
 SPEC, WEIGHTS = "spec.json", "weights.safetensors"
+CODES = "gossamer.codes.1"
 
 
 def save(sae: SparseAutoencoder, folder: str | Path) -> None:
@@ -55,6 +62,44 @@ def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
         raise ValueError(f"{place / WEIGHTS} does not match {SPEC}: it holds {given}, expected {expected}")
     sae.to(tensors["encoder.weight"].dtype).load_state_dict(tensors)
     return sae.eval()
+
+
+def save_codes(codes: SparseCodes, path: str | Path) -> None:
+    """Write codes to a safetensors file, in compressed sparse row form.
+
+    offsets: `(rows + 1,)` int64; indices: `(entries,)`, int32 where that is enough; values: `(entries,)`; the number of
+    latents is in the metadata. Raises StorageError if it cannot be written; what was there before stays.
+    """
+    small = codes.latents <= torch.iinfo(torch.int32).max
+    tensors = {
+        "offsets": codes.offsets,
+        "indices": codes.indices.int() if small else codes.indices,
+        "values": codes.values,
+    }
+    metadata = {"format": CODES, "latents": str(codes.latents)}
+    replace_file(Path(path), lambda temporary: write_tensors(temporary, tensors, metadata))
+
+
+def load_codes(path: str | Path, *, device: str = "cpu") -> SparseCodes:
+    """Read codes that `save_codes` wrote.
+
+    Raises ValueError if the file is missing, damaged, or holds something else.
+    """
+    tensors, metadata = read_tensors(Path(path), device=device)
+    if metadata.get("format") != CODES or set(tensors) != {"offsets", "indices", "values"}:
+        raise ValueError(f"{path} holds no codes: it has format {metadata.get('format')!r} and {sorted(tensors)}")
+    codes = SparseCodes(
+        offsets=tensors["offsets"],
+        indices=tensors["indices"].long(),
+        values=tensors["values"],
+        latents=int(metadata["latents"]),
+    )
+    entries = codes.indices.shape[0]
+    ends = codes.offsets[[0, -1]].tolist()
+    outside = entries and not 0 <= int(codes.indices.min()) <= int(codes.indices.max()) < codes.latents
+    if ends != [0, entries] or bool((codes.offsets.diff() < 0).any()) or outside:
+        raise ValueError(f"{path} is damaged: its offsets or indices do not fit together")
+    return codes
 
 
 def _find(folder: Path) -> Path:

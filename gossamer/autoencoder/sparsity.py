@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -133,13 +133,13 @@ class JumpReLUThresholds(nn.Module):
         """Return what is above its threshold and, in training, what is near enough to move it (stored as zeros)."""
         threshold = self.log_threshold.exp()
         near = pre.above((threshold - self.spec.bandwidth / 2 if self.training else threshold).detach())
-        values, gates = _Jump.apply(near.values, spread(near, threshold), self.spec.bandwidth)
+        values, gates = _jump(near.values, spread(near, threshold), self.spec.bandwidth)
         return SparseCodes(offsets=near.offsets, indices=near.indices, values=values, latents=near.latents, gates=gates)
 
     def dense(self, pre: PreActivations) -> DenseCodes:
         """Return the same codes as a matrix, with the same gradients."""
         everything = pre.dense()
-        values, gates = _Jump.apply(everything, self.log_threshold.exp().expand_as(everything), self.spec.bandwidth)
+        values, gates = _jump(everything, self.log_threshold.exp().expand_as(everything), self.spec.bandwidth)
         return DenseCodes(values=values, gates=gates)
 
     @torch.no_grad()
@@ -153,19 +153,11 @@ class JumpReLUThresholds(nn.Module):
         self.log_threshold += factor.log()
 
 
-class _Jump(torch.autograd.Function):
-    """p, θ ↦ p · H(p − θ) and H(p − θ), with the gradients that `JumpReLU` states."""
-
-    @staticmethod
-    def forward(ctx: Any, p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(p, threshold)
-        ctx.bandwidth = bandwidth
+def _jump(p: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    """Return p · H(p − θ) and H(p − θ), with the gradients that `JumpReLU` states."""
+    with torch.no_grad():
         gates = (p > threshold).to(p.dtype)
-        return p * gates, gates
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        p, threshold = ctx.saved_tensors
-        of_values, of_gates = gradients
-        near = (p - threshold).abs() < ctx.bandwidth / 2
-        return of_values * (p > threshold), (threshold * of_values + of_gates) * near / -ctx.bandwidth, None
+        slope = ((p - threshold).abs() < bandwidth / 2).to(p.dtype) / -bandwidth
+        value_slope = slope * threshold
+    nothing = threshold - threshold.detach()  # zero, with a gradient
+    return p * gates + value_slope * nothing, gates + slope * nothing

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.library import custom_op
 
 from gossamer.kernels.capability import fast_bfloat16
-from gossamer.kernels.choice import backend, implementation, selection, use
+from gossamer.kernels.choice import backend, implementation, require_known, selection, use
 from gossamer.kernels.gradient import AdamStep, FactoredGradient, Outer, collector_of, factored_gradients
+from gossamer.kernels.threads import BLOCK_ROWS, thread_count
 
 __all__ = [
     "AdamStep",
@@ -35,6 +36,7 @@ __all__ = [
     "fast_bfloat16",
     "gather_dot",
     "gather_sum",
+    "require_known",
     "residual",
     "scatter_outer",
     "select_above",
@@ -42,6 +44,7 @@ __all__ = [
     "select_topk",
     "selection",
     "use",
+    "workspace_bytes",
 ]
 
 
@@ -145,6 +148,11 @@ def adam_rows(gradient: FactoredGradient, first: Tensor, second: Tensor, step: A
     weight = gradient.weight
     by = implementation(weight)
     by.adam_rows(weight, first, second, gradient.terms, weight.grad, step, unit_rows=unit_rows)
+
+
+def workspace_bytes(weights: int, latents: int) -> int:
+    """Return about how much memory selection needs beside weights `(latents, width)`, their number of entries given."""
+    return 2 * weights + 2 * BLOCK_ROWS * latents * thread_count()
 
 
 # -------------------------------------------------------------------------------------------------- gradients

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gossamer.kernels.capability import fast_bfloat16
 
-__all__ = ["BACKENDS", "SELECTIONS", "backend", "implementation", "selection", "use"]
+__all__ = ["BACKENDS", "SELECTIONS", "backend", "implementation", "require_known", "selection", "use"]
 
 BACKENDS = {
     "numba": ("cpu", "gossamer.kernels.numba_cpu", "numba"),
@@ -43,7 +43,7 @@ def use(*, backend: str = "auto", selection: str = "auto") -> Iterator[None]:
     Raises ValueError for an unknown name, a package that is not installed, and an implementation that has no
     low-precision selection.
     """
-    _require_known(backend, selection)
+    require_known(backend, selection)
     before = dict(_wanted)
     _wanted.update(backend=backend, selection=selection)
     try:
@@ -79,7 +79,8 @@ def implementation(tensor: Tensor, purpose: str = "products") -> ModuleType:
     return importlib.import_module(BACKENDS[name][1])
 
 
-def _require_known(backend: str, selection: str) -> None:
+def require_known(backend: str, selection: str) -> None:
+    """Raise ValueError for an unknown name, a missing package, and two names that do not go together."""
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"unknown kernels {backend!r}; there are auto, {', '.join(BACKENDS)}")
     if selection not in SELECTIONS:

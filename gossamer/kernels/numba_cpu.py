@@ -19,7 +19,8 @@ from torch import Tensor
 
 from gossamer.kernels import reference, torch_cpu
 from gossamer.kernels.gradient import AdamStep, Outer
-from gossamer.kernels.threads import in_blocks, thread_count
+from gossamer.kernels.sharing import once
+from gossamer.kernels.threads import BLOCK_ROWS, in_blocks, thread_count
 
 __all__ = [
     "adam_rows",
@@ -38,14 +39,14 @@ SAFETY = 2.0
 SAMPLE = 16
 """A row has at least this many candidates, so that their errors say something about those of the others."""
 
-BLOCK_ROWS = 256
-"""Rows whose pre-activations are computed at once; fewer, and the product does not run at full speed."""
-
 DENSE = 0.25
 """Density from which products of matrices are faster than products with the chosen latents."""
 
 SAMPLED_ROWS = 64
 """Rows from which the smallest of a batch's largest pre-activations is guessed."""
+
+STEPS = 4
+"""bfloat16 steps below the first bound at which candidates begin, so that most rows need no second look."""
 
 ANY_ORDER = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be taken in any order and products fused into them; NaN and infinity keep their meaning."""
@@ -144,17 +145,21 @@ def _with_low_precision(
     padded = width + 8 - width % 8
     weight_FP = _buffer("weight", latents, padded)
     in_blocks(_widen, latents, weight_FP, weight_FD, bias_F + shift_F)
+    x_BP = once("low precision", x_BD, (), lambda: _low_precision(x_BD, padded))
     block = max(1, min(BLOCK_ROWS, -(-rows // thread_count())))
-    ones_B = x_BD.new_ones(block)
 
     def multiply_and_loop(start: int, stop: int) -> T:
-        x_BP = _buffer("x", block, padded)[: stop - start]
         rough_BF = _buffer("pre_activations", block, latents)[: stop - start]
-        _widen(0, stop - start, x_BP, x_BD[start:stop], ones_B)
-        torch.mm(x_BP, weight_FP.T, out=rough_BF)
+        torch.mm(x_BP[start:stop], weight_FP.T, out=rough_BF)
         return loop(start, stop, rough_BF.view(torch.int16).numpy(), *exact, *arguments)
 
     return in_blocks(multiply_and_loop, rows, block=block)
+
+
+def _low_precision(x_BD: Tensor, padded: int) -> Tensor:
+    x_BP = x_BD.new_empty(x_BD.shape[0], padded, dtype=torch.bfloat16)
+    in_blocks(_widen, x_BD.shape[0], x_BP, x_BD, x_BD.new_ones(x_BD.shape[0]))
+    return x_BP
 
 
 def _widen(start: int, stop: int, wide: Tensor, matrix: Tensor, column: Tensor) -> None:
@@ -253,7 +258,7 @@ def _order_and_bound(rough_F, best_S, count):
             low = middle
         else:
             high = middle - 1
-    return low
+    return max(low - STEPS, -END)
 
 
 @compiled

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import SPEC
 from gossamer.autoencoder.initialise import start_from_data
+from gossamer.kernels.sharing import shared_inputs
 from gossamer.sources.source import Feed, Source, SourceSpec
 from gossamer.training import checkpoint as checkpoints
 from gossamer.training.checkpoint import Checkpoint
@@ -65,17 +67,19 @@ def train(
     other arguments on resuming), DivergedError when the loss is no longer finite (the last good checkpoint stays),
     StorageError when the disk is full (likewise).
     """
-    session = _prepare(autoencoders, source, spec or TrainSpec(), described, out=out, resume=resume)
-    if isinstance(session, Run):
-        _say(f"{session.folder} is finished; nothing to do", quiet=quiet)
-        return session
-    with torch.random.fork_rng(devices=_cuda_devices(session.device)):
-        session.begin(quiet=quiet)
-        try:
-            session.loop(quiet=quiet)
-        finally:
-            session.log.close()
-    return session.finish()
+    spec = spec or TrainSpec()
+    with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
+        session = _prepare(autoencoders, source, spec, described, out=out, resume=resume)
+        if isinstance(session, Run):
+            _say(f"{session.folder} is finished; nothing to do", quiet=quiet)
+            return session
+        with torch.random.fork_rng(devices=_cuda_devices(session.device)):
+            session.begin(quiet=quiet)
+            try:
+                session.loop(quiet=quiet)
+            finally:
+                session.log.close()
+        return session.finish()
 
 
 def plan(
@@ -86,9 +90,11 @@ def plan(
     out: str | Path | None = None,
 ) -> Plan:
     """Return what `train` would do with these arguments, without doing it (`--dry-run`)."""
-    session = _prepare(autoencoders, source, spec or TrainSpec(), None, out=out, resume=False)
-    assert isinstance(session, _Session)
-    return session.plan()
+    spec = spec or TrainSpec()
+    with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
+        session = _prepare(autoencoders, source, spec, None, out=out, resume=False)
+        assert isinstance(session, _Session)
+        return session.plan()
 
 
 @dataclass
@@ -133,8 +139,9 @@ class _Session:
             while self.step < spec.steps:
                 batch = self.feed.next()
                 rows = {site: x.to(self.device, torch.float32) for site, x in batch.rows.items()}
-                for trainee in self.trainees:
-                    trainee.step(rows[self.source.site_of(trainee.sae.spec)], self.step)
+                with shared_inputs() if len(self.trainees) > 1 else nullcontext():
+                    for trainee in self.trainees:
+                        trainee.step(rows[self.source.site_of(trainee.sae.spec)], self.step)
                 self.step += 1
                 last = self.step == spec.steps
                 figures = self._log(began) if self.step % spec.log_every == 0 or last else None
@@ -247,7 +254,7 @@ def _prepare(
         autoencoders=tuple(sae.spec for sae in saes),
         source=described or PythonSource(),
         train=spec,
-        fingerprint=source.fingerprint() | {"selection": kernels.selection(device)},
+        fingerprint=source.fingerprint() | {"kernels": kernels.backend(device), "selection": kernels.selection(device)},
         derived=derived,
         version=VERSION,
     )

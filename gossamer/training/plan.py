@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gossamer import kernels
 from gossamer.sources.source import Batch, Source
@@ -57,7 +58,9 @@ def make_plan(
     parameters = sum(p.numel() for trainee in trainees for p in trainee.sae.parameters())
     widest = max(trainee.sae.spec.latents for trainee in trainees)
     buffer = source.bytes_per_row * (source.buffer_rows + spec.batch)
-    memory = 4 * FLOAT * parameters + 2 * FLOAT * widest * spec.batch + buffer
+    moments = 2 * torch.finfo(getattr(torch, spec.optimizer.moments)).bits // 8
+    codes = 4 * FLOAT * widest * spec.batch + FLOAT * parameters if any(t.density.dense for t in trainees) else 0
+    memory = (FLOAT + moments) * parameters + codes + kernels.workspace_bytes(parameters // 2, widest) + buffer
     disk = (KEEP + 1) * 3 * FLOAT * parameters + FLOAT * parameters
     per_row = _seconds_per_row(source) + sum(_seconds_per_step(t, source, sample) for t in trainees) / len(sample)
     seconds = per_row * (spec.steps - done) * spec.batch
@@ -106,7 +109,8 @@ def _seconds_per_step(trainee: Trainee, source: Source, sample: Batch) -> float:
     seconds = float("inf")
     for _ in range(2):
         start = time.perf_counter()
-        trainee.sae.loss(x, dead=trainee.dead.indices).total.backward()
+        with trainee.optimizer.gradients():
+            trainee.sae.loss(x, dead=trainee.dead.indices, dense=trainee.density.dense).total.backward()
         seconds = min(seconds, time.perf_counter() - start)
         trainee.optimizer.clear()
     return seconds

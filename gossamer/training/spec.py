@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from gossamer import kernels
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.spec import Spec
 
-__all__ = ["Adam", "Derived", "TrainSpec", "derive"]
+__all__ = ["Adam", "Derived", "Kernels", "TrainSpec", "derive"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,22 @@ class Adam(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernels(Spec):
+    """Which kernels do the work; "auto" takes the fastest that serve the device (`gossamer doctor` names them).
+
+    backend: "numba", "triton", "torch" or "reference". selection: "bfloat16" takes candidates from a low-precision
+    product and chooses among them by full-precision values; "float32" computes every pre-activation in full precision.
+    """
+
+    backend: str = "auto"
+    selection: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kernels.require_known(self.backend, self.selection)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSpec(Spec):
     """Say how to train. Only `rows` and `batch` matter to most people; what is None is derived (see `derive`).
 
@@ -41,6 +58,7 @@ class TrainSpec(Spec):
     learning_rate: at its plateau. warmup_steps: of linear rise from 0. decay_steps: of linear fall to 0 at the end.
     dead_after: rows without activity after which a latent counts as dead.
     checkpoint_every, log_every: in steps. device: "auto" is the GPU if there is one.
+    kernels: which implementation, and in which precision latents are selected.
     """
 
     rows: int = 1_000_000
@@ -54,6 +72,7 @@ class TrainSpec(Spec):
     checkpoint_every: int = 500
     log_every: int = 20
     device: str = "auto"
+    kernels: Kernels = Kernels()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,7 @@ from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.encoders import PreActivations
 from gossamer.autoencoder.losses import L1
 from gossamer.autoencoder.presets import preset
-from gossamer.autoencoder.sparsity import ReLU, Sparsity, TopK
+from gossamer.autoencoder.sparsity import JumpReLUThresholds, ReLU, Sparsity, TopK
 from gossamer.codes import SparseCodes
 
 same_fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -67,6 +67,8 @@ class TestEncodeAndDecode:
         if isinstance(trained.spec.sparsity, TopK):
             kept = pre.topk(6, dim=1)
             pre = torch.zeros_like(pre).scatter(1, kept.indices, kept.values)
+        if isinstance(double.sparsity, JumpReLUThresholds):
+            pre = pre * (pre > double.sparsity.log_threshold.exp())
         expected = pre.relu() / double.scaler.scale
         torch.testing.assert_close(trained.encode(rows).to_dense().double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -265,6 +267,7 @@ class TestTravel:
     def test_state_dict_holds_what_inference_needs_and_nothing_else(self, trained: SparseAutoencoder):
         assert set(trained.state_dict()) == {
             *(f"{part}.{name}" for part in ("encoder", "decoder") for name in ("weight", "bias")),
+            *(("sparsity.log_threshold",) if trained.spec.name == "jumprelu" else ()),
             "scaler.mean",
             "scaler.scale",
         }

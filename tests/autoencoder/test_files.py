@@ -79,7 +79,9 @@ class TestRoundTrip:
         assert load(str(tmp_path / "new" / "sae")).spec == small.spec
 
 
-def test_the_four_tensors_are_all_that_another_program_needs(trained: SparseAutoencoder, tmp_path: Path, rows: Tensor):
+def test_the_tensors_of_a_file_are_all_that_another_program_needs(
+    trained: SparseAutoencoder, tmp_path: Path, rows: Tensor
+):
     """x̂ = sparsity(x W_encᵀ + b_enc) W_dec + b_dec, as `save` promises."""
     folder = tmp_path / "sae"
     save(trained, folder)
@@ -90,6 +92,8 @@ def test_the_four_tensors_are_all_that_another_program_needs(trained: SparseAuto
     if spec["sparsity"]["kind"] == "topk":
         kept = codes.topk(spec["sparsity"]["k"], dim=1)
         codes = torch.zeros_like(codes).scatter(1, kept.indices, kept.values)
+    if spec["sparsity"]["kind"] == "jumprelu":
+        codes = codes * (codes > tensors["sparsity.log_threshold"].exp())
     x_hat = codes @ tensors["decoder.weight"] + tensors["decoder.bias"]
     expected = trained(rows).reconstruction
     assert (x_hat - expected).norm() <= 1e-5 * expected.norm()

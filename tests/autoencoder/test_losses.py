@@ -12,11 +12,25 @@ from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.encoders import PreActivations
 from gossamer.autoencoder.losses import L1, AuxK, nearest_power_of_two
 from gossamer.autoencoder.presets import preset
-from gossamer.autoencoder.sparsity import TopK
+from gossamer.autoencoder.sparsity import JumpReLU, TopK
 from gossamer.codes import SparseCodes
 
 NAMES = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+THRESHOLD = "sparsity.log_threshold"
 DEAD = torch.tensor([3, 50, 51, 95])
+
+
+class Straight(torch.autograd.Function):
+    """A value that has, beside its own gradient, a stated slope towards thresholds."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor, slope: Tensor, theta: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None, Tensor]:
+        return g, None, (g * ctx.saved_tensors[0]).sum(dim=0)
 
 
 def written_out(
@@ -29,10 +43,17 @@ def written_out(
     if isinstance(spec.sparsity, TopK):
         kept = codes.topk(spec.sparsity.k, dim=1).indices
         codes = codes * torch.zeros_like(codes).scatter(1, kept, 1.0)
+    gates = torch.ones_like(codes)
+    if isinstance(spec.sparsity, JumpReLU):
+        theta, width = parameters[THRESHOLD].exp(), spec.sparsity.bandwidth
+        near = ((pre - theta).abs() < width / 2).to(pre.dtype).detach() / width
+        gates = Straight.apply((pre > theta).to(pre.dtype), -near, theta)
+        codes = Straight.apply(pre * (pre > theta), -near * theta.detach(), theta)
     x_hat = codes @ w_dec + b_dec
     terms = {"reconstruction": ((x_hat - x) ** 2).mean()}
     for penalty in spec.penalties:
-        terms["l1"] = penalty.weight * (codes.abs() * w_dec.norm(dim=1)).sum(dim=1).mean()
+        cost = codes.abs() * w_dec.norm(dim=1) if isinstance(penalty, L1) else gates
+        terms[penalty.kind] = penalty.weight * cost.sum(dim=1).mean()
     for auxiliary in spec.auxiliaries:
         if dead is None:
             continue
@@ -55,13 +76,20 @@ class TestWholeLoss:
         ("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 1e-4)], ids=["float64", "float32"]
     )
     @pytest.mark.parametrize("dead", [None, DEAD], ids=["none-dead", "some-dead"])
+    @pytest.mark.parametrize("dense", [False, True], ids=["sparse-codes", "dense-codes"])
     @pytest.mark.usefixtures("low_precision_selection")
     def test_is_that_of_a_dense_autoencoder_in_value_and_all_gradients(
-        self, trained: SparseAutoencoder, rows: Tensor, dead: Tensor | None, dtype: torch.dtype, tolerance: float
+        self,
+        trained: SparseAutoencoder,
+        rows: Tensor,
+        dead: Tensor | None,
+        dense: bool,
+        dtype: torch.dtype,
+        tolerance: float,
     ):
         sae = trained.to(dtype)
-        loss = sae.loss(rows, dead=dead)
-        parameters = {n: p.detach().double().requires_grad_() for n, p in sae.named_parameters()}
+        loss = sae.loss(rows, dead=dead, dense=dense and sae.spec.sparsity.ragged)
+        parameters = {n: p.detach().double().clone().requires_grad_() for n, p in sae.named_parameters()}
         scaled = (rows.double() - sae.scaler.mean.double()) * sae.scaler.scale.double()
         terms = written_out(sae.spec, scaled, parameters, dead)
         total = torch.stack(list(terms.values())).sum()
