@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from gossamer.codes import SparseCodes
+from gossamer.codes import DenseCodes, SparseCodes, active_rows, concatenate_codes, spread
 
 numbers = st.just(0.0) | st.floats(-100, 100, width=32)
 matrices = arrays.arrays(
@@ -183,3 +183,28 @@ class TestMistakes:
     def test_only_matrices_have_codes(self, shape: tuple[int, ...]):
         with pytest.raises(ValueError, match=re.escape(f"(rows, latents) tensor, got shape {shape}")):
             SparseCodes.from_dense(torch.zeros(shape))
+
+
+class TestConcatenation:
+    @given(st.lists(matrices, min_size=1, max_size=4))
+    def test_is_that_of_the_dense_forms(self, parts: list[Tensor]):
+        width = parts[0].shape[1]
+        parts = [part[:, :1].expand(-1, width) for part in parts if part.shape[1]] if width else [parts[0]]
+        codes = concatenate_codes(SparseCodes.from_dense(part) for part in parts)
+        assert torch.equal(codes.to_dense(), torch.cat(parts))
+
+    def test_of_nothing_or_of_different_widths_is_refused(self):
+        with pytest.raises(ValueError, match="got no codes at all"):
+            concatenate_codes([])
+        with pytest.raises(ValueError, match=r"got \[3, 4\]"):
+            concatenate_codes(SparseCodes.from_dense(torch.ones(2, width)) for width in (3, 4))
+
+
+@given(matrices)
+def test_dense_and_sparse_codes_say_the_same_of_latents(dense: Tensor):
+    sparse, whole = SparseCodes.from_dense(dense), DenseCodes(values=dense)
+    assert sparse.rows == whole.rows == len(dense)
+    assert torch.equal(active_rows(sparse).long(), active_rows(whole).long())
+    weights = torch.arange(dense.shape[1], dtype=torch.float32)
+    per_entry = (sparse.values * spread(sparse, weights)).sum()
+    torch.testing.assert_close(per_entry, (whole.values * spread(whole, weights)).sum())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer import kernels
 from gossamer.autoencoder import decoders, encoders
 from gossamer.autoencoder.decoders import Decoder
 from gossamer.autoencoder.encoders import Encoder, PreActivations
@@ -96,8 +97,9 @@ class SparseAutoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> SparseCodes:
         """Return the codes of `(rows, input_width)` rows; `(input_width,)` counts as one row."""
-        codes = self.sparsity(self.pre_activations(x))
-        return codes.replace_values(codes.values / self.scaler.scale)
+        with kernels.own_threads(self.device):
+            codes = self.sparsity(self.pre_activations(x))
+            return codes.replace_values(codes.values / self.scaler.scale)
 
     def encode_chunks(self, rows: Tensor | np.ndarray, *, chunk: int = 4096) -> Iterator[SparseCodes]:
         """Return an iterator over the codes of `(rows, input_width)` rows, a chunk at a time, without gradients.

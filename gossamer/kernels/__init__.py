@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from gossamer.kernels.capability import fast_bfloat16
-from gossamer.kernels.choice import backend, implementation, require_known, selection, use
+from gossamer.kernels.choice import backend, implementation, own_threads, require_known, selection, use
 from gossamer.kernels.gradient import AdamStep, FactoredGradient, Outer, collector_of, factored_gradients
 from gossamer.kernels.threads import BLOCK_ROWS, thread_count
 
@@ -36,6 +36,7 @@ __all__ = [
     "fast_bfloat16",
     "gather_dot",
     "gather_sum",
+    "own_threads",
     "require_known",
     "residual",
     "scatter_outer",

@@ -8,15 +8,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from gossamer.kernels.capability import fast_bfloat16
+from gossamer.kernels.threads import torch_on_one_thread
 
-__all__ = ["BACKENDS", "SELECTIONS", "backend", "implementation", "require_known", "selection", "use"]
+__all__ = ["BACKENDS", "SELECTIONS", "backend", "implementation", "own_threads", "require_known", "selection", "use"]
 
 BACKENDS = {
     "numba": ("cpu", "gossamer.kernels.numba_cpu", "numba"),
@@ -69,6 +70,14 @@ def selection(device: torch.device | str) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if backend(device) in ("numba", "triton") and fast_bfloat16(device) else "float32"
+
+
+def own_threads(device: torch.device | str) -> AbstractContextManager[None]:
+    """Return a context in which the cores are left to our own loops, if it is these that do the work on this device."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    ours = backend(device) == "numba" and selection(device) == "bfloat16"
+    return torch_on_one_thread() if ours else nullcontext()
 
 
 def implementation(tensor: Tensor, purpose: str = "products") -> ModuleType:

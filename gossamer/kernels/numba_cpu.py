@@ -53,7 +53,15 @@ ANY_ORDER = {"reassoc", "contract", "nsz", "arcp"}
 
 T = TypeVar("T")
 
-compiled: Any = njit(nogil=True, cache=True, fastmath=ANY_ORDER, error_model="numpy")
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a loop on its first call; kept on disk between processes, if there is a place for it."""
+    options = {"nogil": True, "fastmath": ANY_ORDER, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return njit(**options)(function)
+
 
 END = 1 << 15
 """Above every key: the bits of a bfloat16 number as an int16 that is ordered like the number."""

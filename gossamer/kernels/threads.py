@@ -61,14 +61,14 @@ def torch_on_one_thread() -> Iterator[None]:
     After each parallel operation torch's threads wait for the next one by spinning, for milliseconds, on the cores that
     our loops want. Between two loops torch has little to do: one thread does it sooner.
     """
-    threads = thread_count()
-    _ours.threads = threads
+    of_torch, before = torch.get_num_threads(), getattr(_ours, "threads", None)
+    _ours.threads = thread_count()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
-        _ours.threads = None
+        torch.set_num_threads(of_torch)
+        _ours.threads = before
 
 
 _ours = threading.local()
@@ -83,6 +83,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
             started, before = threading.Barrier(threads + 1), torch.get_num_threads()
 
             def start() -> None:
+                torch.get_num_threads()  # on its first call, a thread takes over the number that is set for all
                 torch.set_num_threads(1)  # on this thread, but also for threads that start later ...
                 started.wait()
 

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from gossamer import kernels
 from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
 from gossamer.codes import Codes, active_rows
-from gossamer.kernels.threads import torch_on_one_thread
 from gossamer.training.optimizer import Optimizer
 from gossamer.training.spec import Adam, Derived
 
@@ -85,7 +85,7 @@ class Trainee:
 
     def step(self, x: Tensor, step: int) -> None:
         """Train on `(rows, input_width)` rows."""
-        with nullcontext() if self.density.dense else torch_on_one_thread():
+        with nullcontext() if self.density.dense else kernels.own_threads(self.sae.device):
             self._step(x, step)
 
     def _step(self, x: Tensor, step: int) -> None:

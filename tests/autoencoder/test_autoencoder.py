@@ -6,7 +6,9 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +20,7 @@ from gossamer.autoencoder.encoders import PreActivations
 from gossamer.autoencoder.losses import L1
 from gossamer.autoencoder.presets import preset
 from gossamer.autoencoder.sparsity import JumpReLUThresholds, ReLU, Sparsity, TopK
-from gossamer.codes import SparseCodes
+from gossamer.codes import SparseCodes, concatenate_codes
 
 same_fixtures = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
@@ -311,3 +313,34 @@ class TestMistakes:
             return
         cost = [spec.build().loss(rows).total.item() for spec in (one.replace(penalties=()), one, both)]
         assert cost[2] - cost[0] == pytest.approx(3 * (cost[1] - cost[0]), rel=1e-4)
+
+
+class TestEncodeChunks:
+    @pytest.mark.parametrize("chunk", [1, 7, 300, 4096])
+    def test_is_encode_of_all_rows(self, trained: SparseAutoencoder, rows: Tensor, chunk: int):
+        whole = trained.encode(rows)
+        for same in (rows, rows.numpy()):
+            codes = concatenate_codes(trained.encode_chunks(same, chunk=chunk))
+            assert torch.equal(codes.offsets, whole.offsets)
+            assert torch.equal(codes.indices, whole.indices)
+            assert torch.equal(codes.values, whole.values)
+            assert not codes.values.requires_grad
+
+    def test_reads_a_file_chunk_by_chunk(self, trained: SparseAutoencoder, rows: Tensor, tmp_path: Path):
+        np.save(tmp_path / "rows.npy", rows.numpy())
+        mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+        chunks = trained.encode_chunks(mapped, chunk=100)
+        assert len(next(chunks)) == 100
+        assert [len(codes) for codes in chunks] == [100, 100]
+
+    def test_takes_half_precision_and_no_rows(self, trained: SparseAutoencoder, rows: Tensor):
+        half = rows.numpy().astype(np.float16)
+        codes = concatenate_codes(trained.encode_chunks(half))
+        assert torch.equal(codes.values, trained.encode(torch.from_numpy(half)).values)
+        assert list(trained.encode_chunks(rows[:0])) == []
+
+    def test_mistakes_are_named_at_once(self, trained: SparseAutoencoder, rows: Tensor):
+        with pytest.raises(ValueError, match="expected rows of width 24"):
+            trained.encode_chunks(rows[:, :5])
+        with pytest.raises(ValueError, match="a chunk has at least one row, got 0"):
+            trained.encode_chunks(rows, chunk=0)

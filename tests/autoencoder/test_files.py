@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from gossamer.autoencoder import files
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
-from gossamer.autoencoder.files import load, save
+from gossamer.autoencoder.files import load, load_codes, save, save_codes
 from gossamer.autoencoder.presets import preset
+from gossamer.codes import SparseCodes
 from gossamer.storage import StorageError, read_tensors, write_tensors
 
 
@@ -79,9 +81,7 @@ class TestRoundTrip:
         assert load(str(tmp_path / "new" / "sae")).spec == small.spec
 
 
-def test_the_tensors_of_a_file_are_all_that_another_program_needs(
-    trained: SparseAutoencoder, tmp_path: Path, rows: Tensor
-):
+def test_the_tensors_of_a_file_are_all_another_program_needs(trained: SparseAutoencoder, tmp_path: Path, rows: Tensor):
     """x̂ = sparsity(x W_encᵀ + b_enc) W_dec + b_dec, as `save` promises."""
     folder = tmp_path / "sae"
     save(trained, folder)
@@ -257,3 +257,48 @@ class TestWriting:
         assert "What was there before is intact. Free space or choose another folder" in done.stdout
         assert content(folder) == before
         assert os.listdir(folder.parent) == ["sae"]
+
+
+class TestCodes:
+    @pytest.fixture
+    def codes(self, trained: SparseAutoencoder, rows: Tensor) -> SparseCodes:
+        return trained.encode(rows).detach()
+
+    def test_come_back_as_they_were(self, codes: SparseCodes, tmp_path: Path):
+        save_codes(codes, tmp_path / "codes.safetensors")
+        again = load_codes(tmp_path / "codes.safetensors")
+        assert again.latents == codes.latents
+        for name in ("offsets", "indices", "values"):
+            assert torch.equal(getattr(again, name), getattr(codes, name)), name
+            assert getattr(again, name).dtype == getattr(codes, name).dtype
+        assert (again.to_scipy() != codes.to_scipy()).nnz == 0
+
+    def test_without_rows_or_entries_too(self, tmp_path: Path):
+        for dense in (torch.zeros(0, 5), torch.zeros(3, 5)):
+            save_codes(SparseCodes.from_dense(dense), tmp_path / "codes")
+            assert torch.equal(load_codes(tmp_path / "codes").to_dense(), dense)
+
+    def test_a_full_disk_leaves_what_was_there(self, codes: SparseCodes, tmp_path: Path, monkeypatch):
+        save_codes(codes, tmp_path / "codes")
+        before = (tmp_path / "codes").read_bytes()
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(files, "write_tensors", full)
+        with pytest.raises(StorageError, match="No space left"):
+            save_codes(codes, tmp_path / "codes")
+        assert (tmp_path / "codes").read_bytes() == before
+
+    def test_what_is_no_codes_is_refused(self, trained: SparseAutoencoder, codes: SparseCodes, tmp_path: Path):
+        with pytest.raises(ValueError, match="does not exist"):
+            load_codes(tmp_path / "nothing")
+        save(trained, tmp_path / "sae")
+        with pytest.raises(ValueError, match=r"holds no codes: it has format 'gossamer.autoencoder.1'"):
+            load_codes(tmp_path / "sae" / "weights.safetensors")
+        for name, damage in (("offsets", 10**6), ("indices", 10**6), ("indices", -1)):
+            bad = {n: getattr(codes, n).clone() for n in ("offsets", "indices", "values")}
+            bad[name][-1] = damage
+            write_tensors(tmp_path / "bad", bad, {"format": "gossamer.codes.1", "latents": str(codes.latents)})
+            with pytest.raises(ValueError, match="bad is damaged: its offsets or indices do not fit"):
+                load_codes(tmp_path / "bad")

@@ -26,7 +26,8 @@ ARRAYS = f"""
 import sys, numpy as np, gossamer as gs
 x, out = np.load(sys.argv[1]), sys.argv[2]
 saes = [gs.preset("topk", input_width=48, latents=256, l0=6).build(seed=0),
-        gs.preset("vanilla-l1", input_width=48, latents=128, l1=0.02).build(seed=1)]
+        gs.preset("vanilla-l1", input_width=48, latents=128, l1=0.02).build(seed=1),
+        gs.preset("vanilla-l1", input_width=48, latents=128, l1=0.9).replace(name="soon-sparse").build(seed=2)]
 spec = gs.TrainSpec(rows={STEPS} * 256, batch=256, seed=3, checkpoint_every={EVERY}, log_every=5, dead_after=2048)
 gs.train(saes, gs.Arrays(x, buffer_rows=3000), spec, out=out, resume=True, quiet=True)
 """
@@ -151,4 +152,4 @@ def test_repeated_runs_with_one_seed_log_the_same_figures(tmp_path):
     for out in outs:
         subprocess.run(arrays_command(tmp_path, out), check=True, capture_output=True, timeout=300)
     assert figures(outs[0]) == figures(outs[1])
-    assert len(figures(outs[0])) == 2 * STEPS // 5
+    assert len(figures(outs[0])) == 3 * STEPS // 5
