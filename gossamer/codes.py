@@ -17,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["Codes", "DenseCodes", "SparseCodes", "active_rows", "concatenate_codes", "row_of_entry", "spread"]
+__all__ = ["Codes", "DenseCodes", "SparseCodes", "active_rows", "concatenate_codes", "density", "row_of_entry", "spread"]
 
 with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")
@@ -133,10 +133,12 @@ class DenseCodes:
     """Hold the codes of a batch as a matrix: what training uses while most latents are still active.
 
     values: `(rows, latents)`, zero where a latent is not active. gates: as in `SparseCodes`, `(rows, latents)`.
+    entries: `()`, how many entries the same codes have in sparse form, if that is more than are not zero.
     """
 
     values: Tensor
     gates: Tensor | None = None
+    entries: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -145,7 +147,7 @@ class DenseCodes:
 
     def detach(self) -> Self:
         """Return the same codes outside the autograd graph."""
-        return type(self)(values=self.values.detach())
+        return type(self)(values=self.values.detach(), entries=self.entries)
 
 
 Codes = SparseCodes | DenseCodes
@@ -167,6 +169,14 @@ def concatenate_codes(parts: Iterable[SparseCodes]) -> SparseCodes:
         values=torch.cat([codes.values for codes in found]),
         latents=widths.pop(),
     )
+
+
+def density(codes: Codes) -> float:
+    """Return the share of the dense form that has an entry in sparse form."""
+    if isinstance(codes, DenseCodes):
+        entries = codes.values.count_nonzero() if codes.entries is None else codes.entries
+        return int(entries) / max(codes.values.numel(), 1)
+    return codes.indices.shape[0] / max(codes.rows * codes.latents, 1)
 
 
 def spread(codes: Codes, per_latent: Tensor) -> Tensor:

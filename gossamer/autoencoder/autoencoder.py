@@ -141,7 +141,7 @@ class SparseAutoencoder(nn.Module):
         """
         x = self.scaler(self._rows(x))
         pre = self.encoder(x)
-        codes = self.sparsity.dense(pre) if dense else self.sparsity(pre)
+        codes = self.sparsity.dense(pre) if dense else self.sparsity.training_codes(pre)
         residual, square = self.decoder.residual(codes, x)
         terms, directions = {"reconstruction": square}, self.decoder.weight
         for penalty in self.spec.penalties:

@@ -23,7 +23,7 @@ def topk(*, input_width: int, latents: int, l0: int = 32) -> AutoencoderSpec:
     )
 
 
-def vanilla_l1(*, input_width: int, latents: int, l1: float = 0.02) -> AutoencoderSpec:
+def vanilla_l1(*, input_width: int, latents: int, l1: float = 0.005) -> AutoencoderSpec:
     """ReLU with an L1 penalty and unit decoder rows: Bricken et al. 2023
     (https://transformer-circuits.pub/2023/monosemantic-features)."""
     return AutoencoderSpec(

@@ -33,8 +33,12 @@ class Sparsity(Spec):
         """Choose the active latents of each row and return their values, differentiable."""
         raise NotImplementedError
 
+    def training_codes(self, pre: PreActivations) -> SparseCodes:
+        """Return the codes with what only training needs: entries that hold zero but have a gradient, gates."""
+        return self(pre)
+
     def dense(self, pre: PreActivations) -> DenseCodes:
-        """Return the same codes as a matrix, with the same gradients."""
+        """Return the training codes as a matrix, with the same gradients."""
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -105,8 +109,8 @@ class JumpReLU(Sparsity):
     kind: ClassVar[str] = "jumprelu"
     ragged: ClassVar[bool] = True
     gated: ClassVar[bool] = True
-    threshold: float = 0.01
-    bandwidth: float = 0.05
+    threshold: float = 0.5
+    bandwidth: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,17 +134,23 @@ class JumpReLUThresholds(nn.Module):
         self.reset()
 
     def forward(self, pre: PreActivations) -> SparseCodes:
-        """Return what is above its threshold and, in training, what is near enough to move it (stored as zeros)."""
+        """Return what is above its threshold."""
+        return pre.above(self.log_threshold.detach().exp())
+
+    def training_codes(self, pre: PreActivations) -> SparseCodes:
+        """Return, beside what is above its threshold, what is near enough to move it; it holds zero."""
         threshold = self.log_threshold.exp()
-        near = pre.above((threshold - self.spec.bandwidth / 2 if self.training else threshold).detach())
+        near = pre.above(threshold.detach() - self.spec.bandwidth / 2)
         values, gates = _jump(near.values, spread(near, threshold), self.spec.bandwidth)
         return SparseCodes(offsets=near.offsets, indices=near.indices, values=values, latents=near.latents, gates=gates)
 
     def dense(self, pre: PreActivations) -> DenseCodes:
-        """Return the same codes as a matrix, with the same gradients."""
+        """Return the training codes as a matrix, with the same gradients."""
         everything = pre.dense()
-        values, gates = _jump(everything, self.log_threshold.exp().expand_as(everything), self.spec.bandwidth)
-        return DenseCodes(values=values, gates=gates)
+        threshold = self.log_threshold.exp()
+        values, gates = _jump(everything, threshold.expand_as(everything), self.spec.bandwidth)
+        entries = (everything > threshold - self.spec.bandwidth / 2).count_nonzero()
+        return DenseCodes(values=values, gates=gates, entries=entries)
 
     @torch.no_grad()
     def reset(self) -> None:

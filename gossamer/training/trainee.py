@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
-from gossamer.codes import Codes, active_rows
+from gossamer.codes import Codes, active_rows, density
 from gossamer.training.optimizer import Optimizer
 from gossamer.training.spec import Adam, Derived
 
@@ -55,15 +55,13 @@ class Density:
 
     LOW, HIGH = 0.05, 0.1
 
-    def __init__(self, latents: int, *, ragged: bool) -> None:
-        self.latents = latents
+    def __init__(self, *, ragged: bool) -> None:
         self.ragged = self.dense = ragged
 
     def refresh(self, codes: Codes) -> None:
         """Take note of a batch."""
         if self.ragged:
-            share = codes.values.count_nonzero().item() / max(codes.rows * self.latents, 1)
-            self.dense = share > (self.LOW if self.dense else self.HIGH)
+            self.dense = density(codes) > (self.LOW if self.dense else self.HIGH)
 
 
 class Trainee:
@@ -76,7 +74,7 @@ class Trainee:
         self.sae, self.derived, self.steps = sae, derived, steps
         self.optimizer = Optimizer(sae, adam)
         device = sae.device
-        self.density = Density(sae.spec.latents, ragged=sae.spec.sparsity.ragged)
+        self.density = Density(ragged=sae.spec.sparsity.ragged)
         self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
         kinds = dict.fromkeys(part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries))
         self.names = ["loss", "reconstruction", *kinds, "l0"]

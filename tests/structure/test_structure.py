@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -28,7 +29,8 @@ FUNCTIONS = [
 ]
 
 for module in pkgutil.walk_packages(gossamer.__path__, "gossamer."):
-    importlib.import_module(module.name)
+    if "triton" not in module.name or importlib.util.find_spec("triton"):
+        importlib.import_module(module.name)
 
 
 def place(path: Path, node: ast.AST) -> str:

@@ -30,7 +30,7 @@ class TestDensity:
         return DenseCodes(values=values)
 
     def test_changes_at_different_shares_on_the_way_down_and_up(self):
-        density = Density(100, ragged=True)
+        density = Density(ragged=True)
         seen = []
         for share in (0.5, 0.08, 0.04, 0.08, 0.2, 0.08):
             density.refresh(self.codes(share))
@@ -38,12 +38,12 @@ class TestDensity:
         assert seen == [True, True, False, False, True, True]
 
     def test_is_the_same_for_codes_in_sparse_form(self):
-        density = Density(100, ragged=True)
+        density = Density(ragged=True)
         density.refresh(SparseCodes.from_dense(self.codes(0.04).values))
         assert not density.dense
 
     def test_codes_of_fixed_size_are_always_sparse(self):
-        density = Density(100, ragged=False)
+        density = Density(ragged=False)
         density.refresh(self.codes(0.9))
         assert not density.dense
 

@@ -27,7 +27,10 @@ def autoencoder_spec(setup: Setup) -> gs.AutoencoderSpec:
     sizes = {"input_width": setup.width, "latents": setup.latents}
     dial = {"l0": setup.k} if setup.architecture == "topk" else {}
     try:
-        return gs.preset(PRESETS[setup.architecture], **sizes, **dial)
+        spec = gs.preset(PRESETS[setup.architecture], **sizes, **dial)
+        if setup.architecture == "jumprelu":  # SAELens' default; ours is twice as wide
+            spec = spec.replace(sparsity=spec.sparsity.replace(bandwidth=0.05))
+        return spec
     except ValueError as error:
         raise ValueError(f"this version of Gossamer has no {setup.architecture}: {error}") from error
 
