@@ -17,7 +17,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
-__all__ = ["Codes", "DenseCodes", "SparseCodes", "active_rows", "concatenate_codes", "density", "row_of_entry", "spread"]
+__all__ = [
+    "Codes",
+    "DenseCodes",
+    "SparseCodes",
+    "active_rows",
+    "concatenate_codes",
+    "density",
+    "row_of_entry",
+    "spread",
+]
 
 with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
     warnings.simplefilter("ignore")

@@ -24,7 +24,7 @@ from torch.library import custom_op
 from gossamer.kernels.capability import fast_bfloat16
 from gossamer.kernels.choice import backend, implementation, own_threads, require_known, selection, use
 from gossamer.kernels.gradient import AdamStep, FactoredGradient, Outer, collector_of, factored_gradients
-from gossamer.kernels.threads import BLOCK_ROWS, thread_count
+from gossamer.kernels.threads import block_rows, thread_count
 
 __all__ = [
     "AdamStep",
@@ -153,7 +153,7 @@ def adam_rows(gradient: FactoredGradient, first: Tensor, second: Tensor, step: A
 
 def workspace_bytes(weights: int, latents: int) -> int:
     """Return about how much memory selection needs beside weights `(latents, width)`, their number of entries given."""
-    return 2 * weights + 2 * BLOCK_ROWS * latents * thread_count()
+    return 2 * weights + 2 * block_rows(latents) * latents * thread_count()
 
 
 # -------------------------------------------------------------------------------------------------- gradients

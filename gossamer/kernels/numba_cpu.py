@@ -20,7 +20,7 @@ from torch import Tensor
 from gossamer.kernels import reference, torch_cpu
 from gossamer.kernels.gradient import AdamStep, Outer
 from gossamer.kernels.sharing import once
-from gossamer.kernels.threads import BLOCK_ROWS, in_blocks, thread_count
+from gossamer.kernels.threads import block_rows, in_blocks, thread_count
 
 __all__ = [
     "adam_rows",
@@ -41,6 +41,9 @@ SAMPLE = 16
 
 DENSE = 0.25
 """Density from which products of matrices are faster than products with the chosen latents."""
+
+MOST_WANTED, MOST_GROUPS = 2048, 1 << 14
+"""Largest k that is selected in low precision, and largest number of groups: they are counted in 16 bits."""
 
 SAMPLED_ROWS = 64
 """Rows from which the smallest of a batch's largest pre-activations is guessed."""
@@ -131,12 +134,12 @@ def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: in
 
 
 def _low_precision_serves(x_BD: Tensor, latents: int, k: int) -> bool:
-    return x_BD.dtype == torch.float32 and latents >= 4 * max(k, SAMPLE)
+    return x_BD.dtype == torch.float32 and k <= MOST_WANTED and latents >= 4 * max(k, SAMPLE)
 
 
 def _groups(latents: int, expected: int) -> int:
     """Return the number of groups whose maxima are compared: a few times the number of latents to be found."""
-    return min(latents, 1 << (16 * max(expected, SAMPLE) - 1).bit_length())
+    return min(latents, MOST_GROUPS, 1 << (16 * max(expected, SAMPLE) - 1).bit_length())
 
 
 def _with_low_precision(
@@ -154,7 +157,7 @@ def _with_low_precision(
     weight_FP = _buffer("weight", latents, padded)
     in_blocks(_widen, latents, weight_FP, weight_FD, bias_F + shift_F)
     x_BP = once("low precision", x_BD, (), lambda: _low_precision(x_BD, padded))
-    block = max(1, min(BLOCK_ROWS, -(-rows // thread_count())))
+    block = max(1, min(block_rows(latents), -(-rows // thread_count())))
 
     def multiply_and_loop(start: int, stop: int) -> T:
         rough_BF = _buffer("pre_activations", block, latents)[: stop - start]
@@ -185,7 +188,7 @@ def _buffer(name: str, rows: int, columns: int) -> Tensor:
     """Return uninitialised bfloat16 memory that this thread keeps: fresh pages would cost more than what fills them."""
     size = rows * columns
     held = getattr(_buffers, name, None)
-    if held is None or not size <= held.shape[0] <= 2 * size:
+    if held is None or held.shape[0] < size:
         held = torch.empty(size, dtype=torch.bfloat16)
         setattr(_buffers, name, held)
     return held[:size].view(rows, columns)
@@ -241,21 +244,19 @@ def _doubled(array, needed):
 
 @compiled
 def _order_and_bound(rough_F, best_S, count):
-    """Turn bits into keys, in place; return a key that at least `count` latents reach.
+    """Return a key that at least `count` latents reach.
 
     Latent f is in group f mod S. If `count` groups have a maximum of at least t, so have `count` latents.
     """
     latents, groups = rough_F.shape[0], best_S.shape[0]
     for start in range(0, latents, groups):
         part = rough_F[start : start + groups]
-        for s in range(part.shape[0]):
-            bits = part[s]
-            part[s] = bits ^ np.int16(0x7FFF) if bits < 0 else bits
         if start == 0:
-            best_S[:] = part
+            for s in range(groups):
+                best_S[s] = _key(part[s])
         else:
             for s in range(part.shape[0]):
-                best_S[s] = max(best_S[s], part[s])
+                best_S[s] = max(best_S[s], _key(part[s]))
     low, high = -END, END - 1
     while low < high:
         middle = (low + high + 1) >> 1
@@ -270,27 +271,27 @@ def _order_and_bound(rough_F, best_S, count):
 
 
 @compiled
-def _collect(key_F, best_S, low, high, latent_N):
+def _collect(rough_F, best_S, low, high, latent_N):
     """List the latents with low <= key < high; return how many there are."""
     found = 0
     for s in range(best_S.shape[0]):
         if best_S[s] >= low:
-            for latent in range(s, key_F.shape[0], best_S.shape[0]):
-                if low <= key_F[latent] < high:
+            for latent in range(s, rough_F.shape[0], best_S.shape[0]):
+                if low <= _key(rough_F[latent]) < high:
                     latent_N[found] = latent
                     found += 1
     return found
 
 
 @compiled
-def _compute(key_F, x_D, weight_FD, bias_F, shift_F, latent_N, value_N, found):
+def _compute(rough_F, x_D, weight_FD, bias_F, shift_F, latent_N, value_N, found):
     """Fill in the values in full precision; return the largest error of value + shift in low precision."""
     _dots(x_D, weight_FD, latent_N[:found], value_N)
     error = np.float32(0)
     for n in range(found):
         latent = latent_N[n]
         value_N[n] += bias_F[latent]
-        error = max(error, abs(value_N[n] + shift_F[latent] - _bfloat16(key_F[latent])))
+        error = max(error, abs(value_N[n] + shift_F[latent] - _bfloat16(rough_F[latent])))
     return error
 
 
@@ -323,9 +324,14 @@ def _keep_largest(value_N, latent_N, found, value_K, latent_K, held):
 
 
 @compiled
-def _bfloat16(key):
-    """Return the number whose key this is."""
-    bits = key ^ np.int16(0x7FFF) if key < 0 else key
+def _key(bits):
+    """Return an int16 that is ordered like the bfloat16 number whose bits these are."""
+    return bits ^ np.int16(0x7FFF) if bits < 0 else bits
+
+
+@compiled
+def _bfloat16(bits):
+    """Return the number whose bits these are."""
     return np.int32(np.int32(bits) << 16).view(np.float32)
 
 

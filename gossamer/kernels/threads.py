@@ -17,13 +17,10 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["in_blocks", "thread_count", "torch_on_one_thread"]
+__all__ = ["block_rows", "in_blocks", "thread_count", "torch_on_one_thread"]
 
 BLOCKS_PER_THREAD = 8
 """Few enough that a block is worth its call, many enough that the last one does not keep the others waiting."""
-
-BLOCK_ROWS = 512
-"""Rows whose pre-activations a thread computes at once; fewer, and the product does not run at full speed."""
 
 T = TypeVar("T")
 
@@ -47,6 +44,15 @@ def in_blocks(loop: Callable[..., T], rows: int, *arguments: object, block: int 
     for future in [pool.submit(work) for _ in range(min(threads, len(starts)))]:
         future.result()
     return results
+
+
+def block_rows(latents: int) -> int:
+    """Return for how many rows a thread computes low-precision pre-activations at once.
+
+    32 MB of them, but at most 512 rows, where the product reaches its full speed, and at least 128, where it loses a
+    sixth of it.
+    """
+    return max(128, min(512, 2**24 // max(latents, 1)))
 
 
 def thread_count() -> int:
