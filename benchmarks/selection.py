@@ -61,8 +61,10 @@ def _exact(sae: gs.SparseAutoencoder, rows: Tensor) -> SparseCodes:
 
 
 def _rows_that_differ(found: SparseCodes, exact: SparseCodes) -> int:
-    a, b = ((codes.to_scipy() != 0).astype(np.int8) for codes in (found, exact))
-    return int((np.diff((a != b).tocsr().indptr) > 0).sum())
+    """Count the rows in which another set of latents is active."""
+    a, b = (codes.to_scipy() for codes in (found, exact))
+    parts = [slice(start, start + 512) for start in range(0, found.rows, 512)]
+    return sum(int(((a[part].toarray() != 0) != (b[part].toarray() != 0)).any(axis=1).sum()) for part in parts)
 
 
 @torch.no_grad()

@@ -122,11 +122,10 @@ class AuxK(Auxiliary):
         if dead.shape[0] == 0:
             return residual.new_zeros(())
         k = min(self.k or nearest_power_of_two(residual.shape[1] / 2), dead.shape[0])
-        codes = pre.of(dead).topk(k)
+        codes, rows = pre.of(dead).topk(k), rows_of(directions, dead)
         places = (codes.offsets, codes.indices, codes.values.relu())
-        bias = residual.new_zeros(residual.shape[1])
-        _, square = kernels.residual(*places, rows_of(directions, dead), bias, residual)
-        scale = residual.square().sum()
+        _, square = kernels.residual(*places, rows, rows.new_zeros(rows.shape[1]), residual)
+        scale = torch.linalg.vector_norm(residual).square()
         left = scale > 0  # with nothing left to explain there is nothing to learn
         return square * left / scale.where(left, 1.0)
 

@@ -39,14 +39,15 @@ def use(*, backend: str = "auto", selection: str = "auto") -> Iterator[None]:
     backend: "numba", "triton", "torch", "reference", or "auto", the fastest that is installed for the device.
     selection: "bfloat16" takes candidates from a low-precision product and chooses among them by full-precision
     values; "float32" computes every pre-activation in full precision; "auto" is the first where a measurement
-    shows that it is faster.
+    shows that it is faster. "auto" leaves what an outer context has chosen.
 
     Raises ValueError for an unknown name, a package that is not installed, and an implementation that has no
     low-precision selection.
     """
     require_known(backend, selection)
     before = dict(_wanted)
-    _wanted.update(backend=backend, selection=selection)
+    given = {"backend": backend, "selection": selection}
+    _wanted.update({what: name for what, name in given.items() if name != "auto"})
     try:
         yield
     finally:

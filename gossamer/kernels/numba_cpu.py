@@ -20,7 +20,7 @@ from torch import Tensor
 from gossamer.kernels import reference, torch_cpu
 from gossamer.kernels.gradient import AdamStep, Outer
 from gossamer.kernels.sharing import once
-from gossamer.kernels.threads import block_rows, in_blocks, thread_count
+from gossamer.kernels.threads import block_rows, in_blocks, thread_count, torch_on_all_threads
 
 __all__ = [
     "adam_rows",
@@ -82,7 +82,7 @@ def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tupl
     """
     rows, latents = x_BD.shape[0], weight_FD.shape[0]
     if not _low_precision_serves(x_BD, latents, k):
-        return torch_cpu.select_topk(x_BD, weight_FD, bias_F, k)
+        return _by_torch(torch_cpu.select_topk, x_BD, weight_FD, bias_F, k)
     indices_BK = torch.empty(rows, k, dtype=torch.int64)
     values_BK = torch.empty(rows, k)
     outputs = (indices_BK.numpy(), values_BK.numpy())
@@ -98,7 +98,7 @@ def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tenso
     """
     rows, latents = x_BD.shape[0], weight_FD.shape[0]
     if not _low_precision_serves(x_BD, latents, SAMPLE):
-        return torch_cpu.select_above(x_BD, weight_FD, bias_F, floor_F)
+        return _by_torch(torch_cpu.select_above, x_BD, weight_FD, bias_F, floor_F)
     offsets = torch.zeros(rows + 1, dtype=torch.int64)
     counts_B = offsets[1:].numpy()
     found = _with_low_precision(_above_rows, x_BD, weight_FD, bias_F, -floor_F, _groups(latents, 64), counts_B)
@@ -115,7 +115,7 @@ def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: in
     """
     rows, latents = x_BD.shape[0], weight_FD.shape[0]
     if not (rows and count and _low_precision_serves(x_BD, latents, -(-count // rows))):
-        return torch_cpu.select_batch_topk(x_BD, weight_FD, bias_F, count)
+        return _by_torch(torch_cpu.select_batch_topk, x_BD, weight_FD, bias_F, count)
     sample_BD = x_BD[:: max(1, rows // SAMPLED_ROWS)]
     sample_N = (sample_BD @ weight_FD.T + bias_F).view(-1)
     share, entries = count / (rows * latents), 0
@@ -378,7 +378,7 @@ def _dot(a_D, b_D):
 def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tensor) -> Tensor:
     """Return `(E,)`: the product of each entry's row of x with its latent's row of the weight."""
     if _is_dense(offsets, indices_E, weight_FD.shape[0]) or not _supported(x_BD, weight_FD):
-        return torch_cpu.gather_dot(x_BD, weight_FD, offsets, indices_E)
+        return _by_torch(torch_cpu.gather_dot, x_BD, weight_FD, offsets, indices_E)
     products_E = torch.empty(indices_E.shape[0], dtype=x_BD.dtype)
     arrays = _arrays(x_BD, weight_FD, offsets, indices_E)
     in_blocks(_gather_dot_rows, x_BD.shape[0], *arrays, products_E.numpy())
@@ -388,7 +388,7 @@ def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tens
 def gather_sum(offsets: Tensor, indices_E: Tensor, values_E: Tensor, weight_FD: Tensor) -> Tensor:
     """Return `(B, D)`: for each row, the sum of its latents' weight rows times their values."""
     if _is_dense(offsets, indices_E, weight_FD.shape[0]) or not _supported(values_E, weight_FD):
-        return torch_cpu.gather_sum(offsets, indices_E, values_E, weight_FD)
+        return _by_torch(torch_cpu.gather_sum, offsets, indices_E, values_E, weight_FD)
     out_BD = torch.empty(offsets.shape[0] - 1, weight_FD.shape[1], dtype=weight_FD.dtype)
     arrays = _arrays(offsets, indices_E, values_E, weight_FD)
     in_blocks(_gather_sum_rows, out_BD.shape[0], *arrays, out_BD.numpy())
@@ -400,7 +400,7 @@ def residual(
 ) -> tuple[Tensor, Tensor]:
     """Return r = target − (codes @ W + b), `(B, D)`, and the sum of its squares, in one pass."""
     if _is_dense(offsets, indices_E, weight_FD.shape[0]) or not _supported(weight_FD, bias_D, target_BD):
-        return torch_cpu.residual(offsets, indices_E, values_E, weight_FD, bias_D, target_BD)
+        return _by_torch(torch_cpu.residual, offsets, indices_E, values_E, weight_FD, bias_D, target_BD)
     rest_BD = torch.empty(target_BD.shape, dtype=target_BD.dtype)
     square_B = np.empty(target_BD.shape[0])
     arrays = _arrays(offsets, indices_E, values_E, weight_FD, bias_D, target_BD)
@@ -414,12 +414,17 @@ def scatter_outer(offsets: Tensor, indices_E: Tensor, values_E: Tensor, g_BD: Te
     The entries are sorted by latent, so that each row of the result is one sum in a fixed order.
     """
     if _is_dense(offsets, indices_E, latents) or not _supported(values_E, g_BD):
-        return torch_cpu.scatter_outer(offsets, indices_E, values_E, g_BD, latents)
+        return _by_torch(torch_cpu.scatter_outer, offsets, indices_E, values_E, g_BD, latents)
     out_FD = torch.empty(latents, g_BD.shape[1], dtype=g_BD.dtype)
     in_blocks(
         _gather_sum_rows, latents, *_by_latent(Outer(offsets, indices_E, values_E, g_BD), latents), out_FD.numpy()
     )
     return out_FD
+
+
+def _by_torch(function: Callable[..., T], *arguments: object) -> T:
+    with torch_on_all_threads():
+        return function(*arguments)
 
 
 def _is_dense(offsets: Tensor, indices_E: Tensor, latents: int) -> bool:

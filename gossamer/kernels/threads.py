@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["block_rows", "in_blocks", "thread_count", "torch_on_one_thread"]
+__all__ = ["block_rows", "in_blocks", "thread_count", "torch_on_all_threads", "torch_on_one_thread"]
 
 BLOCKS_PER_THREAD = 8
 """Few enough that a block is worth its call, many enough that the last one does not keep the others waiting."""
@@ -75,6 +75,20 @@ def torch_on_one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(of_torch)
         _ours.threads = before
+
+
+@contextmanager
+def torch_on_all_threads() -> Iterator[None]:
+    """Let torch use all threads again for a product of matrices, within `torch_on_one_thread`."""
+    before = torch.get_num_threads()
+    if before == thread_count():
+        yield
+        return
+    torch.set_num_threads(thread_count())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _ours = threading.local()

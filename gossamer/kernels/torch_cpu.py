@@ -67,8 +67,10 @@ def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tens
     if not _supported(x_BD) or indices_E.numel() == 0:
         return reference.gather_dot(x_BD, weight_FD, offsets, indices_E)
     if _is_dense(offsets, indices_E, weight_FD.shape[0]):
-        row_E = row_of_entry(offsets, indices_E)
-        return (x_BD @ weight_FD.T)[row_E, indices_E]
+        products_BF = x_BD @ weight_FD.T
+        if (indices_BK := _as_matrix(offsets, indices_E)) is not None:
+            return products_BF.gather(1, indices_BK).view(-1)
+        return products_BF[row_of_entry(offsets, indices_E), indices_E]
     pattern = torch.sparse_csr_tensor(
         offsets.int(),
         indices_E.int(),
@@ -109,7 +111,7 @@ def residual(
 ) -> tuple[Tensor, Tensor]:
     """Return r = target − (codes @ W + b), `(B, D)`, and the sum of its squares."""
     rest_BD = target_BD - gather_sum(offsets, indices_E, values_E, weight_FD).add_(bias_D)
-    return rest_BD, rest_BD.square().sum()
+    return rest_BD, torch.linalg.vector_norm(rest_BD).square()
 
 
 def _bag(offsets: Tensor, indices_E: Tensor, values_E: Tensor, table: Tensor) -> Tensor:
@@ -117,9 +119,18 @@ def _bag(offsets: Tensor, indices_E: Tensor, values_E: Tensor, table: Tensor) ->
 
 
 def _to_dense(offsets: Tensor, indices_E: Tensor, values_E: Tensor, latents: int) -> Tensor:
-    row_E = row_of_entry(offsets, indices_E)
     dense_BF = values_E.new_zeros(offsets.shape[0] - 1, latents)
-    return dense_BF.index_put_((row_E, indices_E), values_E)
+    if (indices_BK := _as_matrix(offsets, indices_E)) is not None:
+        return dense_BF.scatter_(1, indices_BK, values_E.reshape(indices_BK.shape))
+    return dense_BF.index_put_((row_of_entry(offsets, indices_E), indices_E), values_E)
+
+
+def _as_matrix(offsets: Tensor, indices_E: Tensor) -> Tensor | None:
+    """Return `(B, K)` indices if every row has K of them: for a matrix of places there are faster operators."""
+    rows, entries = offsets.shape[0] - 1, indices_E.shape[0]
+    if entries % rows or not torch.equal(offsets, torch.arange(0, entries + 1, entries // rows)):
+        return None
+    return indices_E.view(rows, -1)
 
 
 def _is_dense(offsets: Tensor, indices_E: Tensor, latents: int) -> bool:

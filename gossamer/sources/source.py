@@ -216,6 +216,8 @@ def _like(carry: Batch, read: Batch) -> Batch:
 
 def _require_finite(batch: Batch) -> None:
     for site, rows in batch.rows.items():
+        if rows.sum(dim=1, dtype=torch.float32).isfinite().all():  # a sixth of the time of asking every entry
+            continue
         finite = rows.isfinite().all(dim=1)
         if not finite.all():
             bad = (~finite).nonzero()[0, 0]

@@ -47,6 +47,27 @@ def test_full_precision_is_never_answered_with_low_precision(generator: torch.Ge
         assert choice.implementation(x, "select") is numba_cpu
 
 
+def test_auto_leaves_what_an_outer_context_has_chosen(rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch):
+    with kernels.use(backend="torch", selection="float32"), kernels.use():
+        assert (kernels.backend("cpu"), kernels.selection("cpu")) == ("torch", "float32")
+    monkeypatch.setattr(numba_cpu, "residual", None)  # nobody asks it
+    sae = gs.preset("topk", input_width=24, latents=96, l0=4).build()
+    with kernels.use(backend="torch"):
+        gs.train(sae, gs.Arrays(rows.numpy()), gs.TrainSpec(rows=200, batch=100), quiet=True)
+
+
+def test_loops_are_compiled_without_a_place_for_their_cache(monkeypatch: pytest.MonkeyPatch):
+    njit = numba_cpu.njit
+
+    def nowhere(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(numba_cpu, "njit", nowhere)
+    assert numba_cpu.compiled(lambda x: x + 1)(2) == 3
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from gossamer.kernels.threads import in_blocks, thread_count, torch_on_one_thread
+from gossamer.kernels.threads import in_blocks, thread_count, torch_on_all_threads, torch_on_one_thread
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -33,6 +33,8 @@ def test_torch_uses_one_thread_on_ours_and_as_many_as_before_elsewhere(threads: 
         in_blocks(lambda start, stop: None, 64)
         with torch_on_one_thread():
             assert thread_count() == threads
+        with torch_on_all_threads():
+            assert torch.get_num_threads() == threads
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == thread_count() == threads
     seen = []
