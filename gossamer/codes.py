@@ -24,6 +24,7 @@ __all__ = [
     "active_rows",
     "concatenate_codes",
     "density",
+    "require_valid",
     "row_of_entry",
     "spread",
 ]
@@ -178,6 +179,23 @@ def concatenate_codes(parts: Iterable[SparseCodes]) -> SparseCodes:
         values=torch.cat([codes.values for codes in found]),
         latents=widths.pop(),
     )
+
+
+def require_valid(codes: SparseCodes) -> None:
+    """Raise ValueError if offsets or indices point outside: compiled loops follow them without a look.
+
+    Only on the CPU: on another device it would be a question that the device has to answer at once.
+    """
+    if codes.indices.device.type != "cpu":
+        return
+    entries = codes.indices.shape[0]
+    low, high = (int(n) for n in codes.indices.aminmax()) if entries else (0, 0)
+    fit = codes.offsets[[0, -1]].tolist() == [0, entries] and bool((codes.offsets.diff() >= 0).all())
+    if not fit or (entries and not 0 <= low <= high < codes.latents):
+        raise ValueError(
+            f"offsets must rise from 0 to the number of entries, {entries}, and indices lie in 0 to "
+            f"{codes.latents - 1}; they lie in {low} to {high}"
+        )
 
 
 def density(codes: Codes) -> float:

@@ -17,7 +17,7 @@ from gossamer.autoencoder.encoders import Encoder, PreActivations
 from gossamer.autoencoder.losses import Auxiliary, Penalty
 from gossamer.autoencoder.scaling import MeanScale, Scaler, Scaling
 from gossamer.autoencoder.sparsity import Sparsity
-from gossamer.codes import Codes, SparseCodes
+from gossamer.codes import Codes, SparseCodes, require_valid
 from gossamer.spec import Spec
 
 __all__ = ["AutoencoderSpec", "Loss", "Output", "SparseAutoencoder"]
@@ -121,6 +121,8 @@ class SparseAutoencoder(nn.Module):
         """Return the rows `(rows, input_width)` that the codes stand for."""
         if codes.latents != self.spec.latents:
             raise ValueError(f"codes of {codes.latents} latents given to an autoencoder of {self.spec.latents}")
+        if not torch.compiler.is_compiling():
+            require_valid(codes)
         return self.scaler.undo(self.decoder(codes.replace_values(codes.values * self.scaler.scale)))
 
     def forward(self, x: Tensor) -> Output:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
-from gossamer.codes import SparseCodes
+from gossamer.codes import SparseCodes, require_valid
 from gossamer.storage import read_tensors, replace_file, replace_folder, write_tensors
 
 __all__ = ["SPEC", "load", "load_codes", "save", "save_codes"]
@@ -94,11 +94,10 @@ def load_codes(path: str | Path, *, device: str = "cpu") -> SparseCodes:
         values=tensors["values"],
         latents=int(metadata["latents"]),
     )
-    entries = codes.indices.shape[0]
-    ends = codes.offsets[[0, -1]].tolist()
-    outside = entries and not 0 <= int(codes.indices.min()) <= int(codes.indices.max()) < codes.latents
-    if ends != [0, entries] or bool((codes.offsets.diff() < 0).any()) or outside:
-        raise ValueError(f"{path} is damaged: its offsets or indices do not fit together")
+    try:
+        require_valid(codes.to("cpu"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     return codes
 
 

@@ -344,3 +344,12 @@ class TestEncodeChunks:
             trained.encode_chunks(rows[:, :5])
         with pytest.raises(ValueError, match="a chunk has at least one row, got 0"):
             trained.encode_chunks(rows, chunk=0)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "indices"), [([0, 2], [0, 96]), ([0, 2], [-1, 3]), ([0, 3], [0, 1]), ([1, 2], [0, 1])]
+)
+def test_codes_that_point_outside_are_refused(trained: SparseAutoencoder, offsets: list[int], indices: list[int]):
+    codes = SparseCodes(offsets=torch.tensor(offsets), indices=torch.tensor(indices), values=torch.ones(2), latents=96)
+    with pytest.raises(ValueError, match=r"offsets must rise from 0 .* indices lie in 0 to 95"):
+        trained.decode(codes)

@@ -300,5 +300,5 @@ class TestCodes:
             bad = {n: getattr(codes, n).clone() for n in ("offsets", "indices", "values")}
             bad[name][-1] = damage
             write_tensors(tmp_path / "bad", bad, {"format": "gossamer.codes.1", "latents": str(codes.latents)})
-            with pytest.raises(ValueError, match="bad is damaged: its offsets or indices do not fit"):
+            with pytest.raises(ValueError, match="bad is damaged: offsets must rise from 0"):
                 load_codes(tmp_path / "bad")
