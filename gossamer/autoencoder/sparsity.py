@@ -125,8 +125,6 @@ class JumpReLU(Sparsity):
 class JumpReLUThresholds(nn.Module):
     """Hold ln θ `(latents,)`, so that thresholds stay positive."""
 
-    ragged, gated = JumpReLU.ragged, JumpReLU.gated
-
     def __init__(self, spec: JumpReLU, latents: int) -> None:
         super().__init__()
         self.spec = spec

@@ -5,6 +5,7 @@ The automatic choice takes the fastest that is installed. An implementation aske
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Iterator
@@ -101,5 +102,6 @@ def require_known(backend: str, selection: str) -> None:
         raise ValueError(f"the {backend!r} kernels select in full precision only; choose numba or triton for bfloat16")
 
 
+@functools.cache  # every operator asks, on every call, and a package that is missing is looked for on the whole path
 def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None

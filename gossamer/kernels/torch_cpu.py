@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
-from gossamer.codes import row_of_entry
+from gossamer.codes import SparseCodes, concatenate_codes, row_of_entry
 from gossamer.kernels import reference
 from gossamer.kernels.reference import adam_rows, select_batch_topk
 
@@ -49,9 +49,10 @@ def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tupl
 
 def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return offsets, indices and values of all pre-activations above their latent's floor, latents in order."""
+    latents = weight_FD.shape[0]
     found = [reference.select_above(x_CD, weight_FD, bias_F, floor_F) for x_CD in _chunks(x_BD, weight_FD)]
-    counts_B = torch.cat([offsets.diff() for offsets, _, _ in found])
-    offsets, indices_E = pad(counts_B.cumsum(0), (1, 0)), torch.cat([indices for _, indices, _ in found])
+    codes = concatenate_codes(SparseCodes(offsets=o, indices=i, values=v, latents=latents) for o, i, v in found)
+    offsets, indices_E = codes.offsets, codes.indices
     values_E = gather_dot(x_BD, weight_FD, offsets, indices_E) + bias_F[indices_E]
     above_E = ~(values_E <= floor_F[indices_E])  # rounding can bring one that was found down to its floor
     above_before = pad(above_E.cumsum(0), (1, 0))
