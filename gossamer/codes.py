@@ -24,6 +24,9 @@ __all__ = [
     "active_rows",
     "concatenate_codes",
     "density",
+    "is_active",
+    "keep_entries",
+    "rank_in_row",
     "require_valid",
     "row_of_entry",
     "spread",
@@ -48,6 +51,8 @@ class SparseCodes:
     values: `(entries,)` floating point; gradients flow through it.
     latents: the width of a dense code.
     gates: `(entries,)`, 1 where a latent is active and 0 elsewhere, if that has a gradient of its own (JumpReLU).
+    charged: `(entries,)`, what penalties on magnitudes see instead of the values, if that is something else (Gated).
+    level: an entry is active if its magnitude is above this; 0 but for units that are never quite off (sigmoid).
     """
 
     offsets: Tensor
@@ -55,6 +60,8 @@ class SparseCodes:
     values: Tensor
     latents: int
     gates: Tensor | None = None
+    charged: Tensor | None = None
+    level: float = 0.0
 
     def __post_init__(self) -> None:
         if self.offsets.dim() != 1 or self.indices.dim() != 1 or self.indices.shape != self.values.shape:
@@ -74,7 +81,7 @@ class SparseCodes:
     @property
     def l0(self) -> float:
         """Mean number of active latents per row (0 for no rows)."""
-        return self.values.count_nonzero().item() / max(self.rows, 1)
+        return is_active(self).count_nonzero().item() / max(self.rows, 1)
 
     def row_of_entry(self) -> Tensor:
         """Return `(entries,)` int64: the row that each entry belongs to."""
@@ -118,8 +125,9 @@ class SparseCodes:
         return cls(offsets=offsets, indices=indices.reshape(-1), values=values.reshape(-1), latents=latents)
 
     def replace_values(self, values: Tensor) -> Self:
-        """Return codes active in the same places with other values."""
-        return type(self)(offsets=self.offsets, indices=self.indices, values=values, latents=self.latents)
+        """Return codes with entries in the same places and other values."""
+        places = {"offsets": self.offsets, "indices": self.indices, "latents": self.latents}
+        return type(self)(**places, values=values, level=self.level)
 
     def detach(self) -> Self:
         """Return the same codes outside the autograd graph."""
@@ -128,8 +136,8 @@ class SparseCodes:
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device, or convert the values to a dtype, as `Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
-        offsets, indices = self.offsets.to(values.device), self.indices.to(values.device)
-        return type(self)(offsets=offsets, indices=indices, values=values, latents=self.latents)
+        places = {"offsets": self.offsets.to(values.device), "indices": self.indices.to(values.device)}
+        return type(self)(**places, values=values, latents=self.latents, level=self.level)
 
     def __len__(self) -> int:
         return self.rows
@@ -142,12 +150,15 @@ class SparseCodes:
 class DenseCodes:
     """Hold the codes of a batch as a matrix: what training uses while most latents are still active.
 
-    values: `(rows, latents)`, zero where a latent is not active. gates: as in `SparseCodes`, `(rows, latents)`.
+    values: `(rows, latents)`, zero where a latent is not active. gates, charged, level: as in `SparseCodes`, the
+    tensors `(rows, latents)`.
     entries: `()`, how many entries the same codes have in sparse form, if that is more than are not zero.
     """
 
     values: Tensor
     gates: Tensor | None = None
+    charged: Tensor | None = None
+    level: float = 0.0
     entries: Tensor | None = None
 
     @property
@@ -157,7 +168,7 @@ class DenseCodes:
 
     def detach(self) -> Self:
         """Return the same codes outside the autograd graph."""
-        return type(self)(values=self.values.detach(), entries=self.entries)
+        return type(self)(values=self.values.detach(), level=self.level, entries=self.entries)
 
 
 Codes = SparseCodes | DenseCodes
@@ -170,7 +181,7 @@ def concatenate_codes(parts: Iterable[SparseCodes]) -> SparseCodes:
     """
     found = list(parts)
     widths = {codes.latents for codes in found}
-    if len(widths) != 1:
+    if len(widths) != 1 or len({codes.level for codes in found}) != 1:
         raise ValueError(f"expected codes of one number of latents, got {sorted(widths) or 'no codes at all'}")
     counts = torch.cat([codes.offsets.diff() for codes in found])
     return SparseCodes(
@@ -178,6 +189,7 @@ def concatenate_codes(parts: Iterable[SparseCodes]) -> SparseCodes:
         indices=torch.cat([codes.indices for codes in found]),
         values=torch.cat([codes.values for codes in found]),
         latents=widths.pop(),
+        level=found[0].level,
     )
 
 
@@ -198,6 +210,32 @@ def require_valid(codes: SparseCodes) -> None:
         )
 
 
+def is_active(codes: Codes) -> Tensor:
+    """Return, for each entry of `codes.values`, whether its latent is active."""
+    return codes.values.abs() > codes.level if codes.level else codes.values != 0
+
+
+def keep_entries(codes: SparseCodes, kept: Tensor) -> SparseCodes:
+    """Return codes with some of the entries only; kept: `(entries,)` booleans. Differentiable in the values."""
+    places = kept.nonzero()[:, 0]
+    return SparseCodes(
+        offsets=torch.nn.functional.pad(kept.cumsum(0), (1, 0))[codes.offsets],
+        indices=codes.indices.index_select(0, places),
+        values=codes.values.index_select(0, places),
+        latents=codes.latents,
+        level=codes.level,
+    )
+
+
+def rank_in_row(codes: SparseCodes) -> Tensor:
+    """Return `(entries,)` int64: 0 for the largest value of each row, 1 for the next, and so on."""
+    row = codes.row_of_entry()
+    order = torch.argsort(codes.values.detach(), descending=True, stable=True)
+    order = order[torch.argsort(row[order], stable=True)]
+    places = torch.arange(order.shape[0], device=order.device) - codes.offsets[:-1][row]
+    return torch.empty_like(order).scatter_(0, order, places)
+
+
 def density(codes: Codes) -> float:
     """Return the share of the dense form that has an entry in sparse form."""
     if isinstance(codes, DenseCodes):
@@ -216,6 +254,6 @@ def spread(codes: Codes, per_latent: Tensor) -> Tensor:
 def active_rows(codes: Codes) -> Tensor:
     """Return `(latents,)`: on how many rows each latent is active."""
     if isinstance(codes, DenseCodes):
-        return codes.values.count_nonzero(dim=0)
-    active = codes.values.ne(0).to(codes.values.dtype)  # bincount would ask the device for the largest index
+        return is_active(codes).count_nonzero(dim=0)
+    active = is_active(codes).to(codes.values.dtype)  # bincount would ask the device for the largest index
     return active.new_zeros(codes.latents).index_add_(0, codes.indices, active)

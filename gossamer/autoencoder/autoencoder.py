@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import kernels
-from gossamer.autoencoder import decoders, encoders
+from gossamer.autoencoder import (  # noqa: F401 - all parts, so that files may name them
+    archetypal,
+    cross_layer,
+    decoders,
+    encoders,
+    weight_penalties,
+)
+from gossamer.autoencoder.auxiliaries import Auxiliary
+from gossamer.autoencoder.corruption import Clean, Corruption
 from gossamer.autoencoder.decoders import Decoder
-from gossamer.autoencoder.encoders import Encoder, PreActivations
-from gossamer.autoencoder.losses import Auxiliary, Penalty
+from gossamer.autoencoder.encoders import Encoder
+from gossamer.autoencoder.penalties import Penalty
+from gossamer.autoencoder.pre_activations import PreActivations
+from gossamer.autoencoder.reconstruction import Reconstruction, SquaredError
 from gossamer.autoencoder.scaling import MeanScale, Scaler, Scaling
 from gossamer.autoencoder.sparsity import Sparsity
+from gossamer.autoencoder.tasks import Reconstruct, Task
+from gossamer.autoencoder.trace import Moment, Trace
 from gossamer.codes import Codes, SparseCodes, require_valid
 from gossamer.spec import Spec
 
@@ -27,11 +39,13 @@ __all__ = ["AutoencoderSpec", "Loss", "Output", "SparseAutoencoder"]
 class AutoencoderSpec(Spec):
     """Say what an autoencoder is made of.
 
-        x ── scaling ──► encoder ──► pre-activations ── sparsity ──► codes ── decoder ──► x̂
-        loss = mean (x̂ − x)² + Σ weight · penalty(codes) + Σ weight · auxiliary(dead latents)
+        x ── corruption ──► scaling ──► encoder ──► pre-activations ── sparsity ──► codes ── decoder ──► x̂
+        loss = reconstruction(x̂, target) + Σ weight · penalty(codes) + Σ weight · auxiliary(dead latents)
 
-    input_width: entries of a row. latents: entries of a code. name: what logs and reports call it.
-    site: the hook point it reads; needed only if the source has several.
+    input_width: entries of a row. latents: entries of a code. task: what is read and what is given back. corruption: of
+    the rows that the encoder sees in training. name: what logs and reports call it.
+
+    Raises ValueError for parts that cannot work together, with the reason.
     """
 
     input_width: int
@@ -40,18 +54,34 @@ class AutoencoderSpec(Spec):
     encoder: Encoder = encoders.Linear()
     decoder: Decoder = decoders.Linear()
     scaling: Scaling = MeanScale()
+    reconstruction: Reconstruction = SquaredError()
     penalties: tuple[Penalty, ...] = ()
     auxiliaries: tuple[Auxiliary, ...] = ()
+    task: Task = Reconstruct()
+    corruption: Corruption = Clean()
     name: str = "autoencoder"
-    site: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.input_width < 1 or self.latents < 1:
             raise ValueError(f"input_width and latents must be at least 1, got {self.input_width} and {self.latents}")
-        self.sparsity.check(latents=self.latents)
-        for penalty in self.penalties:
-            penalty.check(self.sparsity)
+        self.task.check(self)
+        for part in (self.sparsity, self.encoder, self.decoder, self.scaling, self.reconstruction):
+            part.check(self)
+        for part in (*self.penalties, *self.auxiliaries):
+            part.check(self)
+        if sum(penalty.target_l0 is not None for penalty in self.penalties) > 1:
+            raise ValueError("one penalty can be steered to a target_l0; give the others a weight")
+
+    @property
+    def output_width(self) -> int:
+        """Entries of a reconstruction."""
+        return self.task.output_width(self.input_width)
+
+    @property
+    def target_l0(self) -> float | None:
+        """The mean number of active latents per row that a penalty is steered to, if one is."""
+        return next((penalty.target_l0 for penalty in self.penalties if penalty.target_l0 is not None), None)
 
     def build(self, *, seed: int = 0) -> SparseAutoencoder:
         """Return the autoencoder with seeded random directions; same seed, same weights."""
@@ -62,7 +92,7 @@ class AutoencoderSpec(Spec):
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a forward pass gives: reconstruction `(rows, input_width)` and codes, in the input's units."""
+    """What a forward pass gives: reconstruction `(rows, output_width)` and codes, in the input's units."""
 
     reconstruction: Tensor
     codes: SparseCodes
@@ -83,23 +113,28 @@ class SparseAutoencoder(nn.Module):
         codes = sparsity(encoder(scaling(x)))        x̂ = scaling⁻¹(decoder(codes))
 
     Rows are `(rows, input_width)` floating-point tensors; encoding a row never depends on the others. Codes are in
-    the input's units: x̂ is Σ z_i d_i plus a constant row, with d_i the rows of `decoder.weight`.
+    the input's units: with a linear decoder, x̂ is Σ z_i d_i plus a constant row, with d_i the rows of `directions`.
     """
 
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__()
         width, latents = spec.input_width, spec.latents
         self.spec = spec
-        self.scaler = Scaler(width)
+        self.scaler = spec.scaling.build(input_width=width)
+        self.target_scaler = None if spec.task.same_rows else spec.scaling.build(input_width=spec.output_width)
         self.encoder = spec.encoder.build(input_width=width, latents=latents)
         self.sparsity = spec.sparsity.build(latents=latents)
-        self.decoder = spec.decoder.build(input_width=width, latents=latents)
+        self.decoder = spec.decoder.build(input_width=width, output_width=spec.output_width, latents=latents)
+        if not self.scaler.folds:
+            self.decoder.bias.requires_grad_(False)
 
     def encode(self, x: Tensor) -> SparseCodes:
         """Return the codes of `(rows, input_width)` rows; `(input_width,)` counts as one row."""
+        x = self._rows(x)
         with kernels.own_threads(self.device):
-            codes = self.sparsity(self.pre_activations(x))
-            return codes.replace_values(codes.values / self.scaler.scale)
+            codes = self.sparsity(self.encoder(self.scaler(x), self.decoder))
+            scale = self._code_scale(x)
+            return codes.replace_values(codes.values / (scale[codes.row_of_entry()] if scale.dim() else scale))
 
     def encode_chunks(self, rows: Tensor | np.ndarray, *, chunk: int = 4096) -> Iterator[SparseCodes]:
         """Return an iterator over the codes of `(rows, input_width)` rows, a chunk at a time, without gradients.
@@ -117,92 +152,162 @@ class SparseAutoencoder(nn.Module):
     def _encode_chunk(self, rows: Tensor | np.ndarray) -> SparseCodes:
         return self.encode(torch.as_tensor(np.array(rows) if isinstance(rows, np.ndarray) else rows).to(self.device))
 
-    def decode(self, codes: SparseCodes) -> Tensor:
-        """Return the rows `(rows, input_width)` that the codes stand for."""
+    def decode(self, codes: SparseCodes, x: Tensor | None = None) -> Tensor:
+        """Return the rows `(rows, output_width)` that the codes stand for.
+
+        x: the rows that were encoded, `(rows, input_width)`; only an autoencoder with a skip connection asks for them.
+        """
         if codes.latents != self.spec.latents:
             raise ValueError(f"codes of {codes.latents} latents given to an autoencoder of {self.spec.latents}")
         if not torch.compiler.is_compiling():
             require_valid(codes)
-        return self.scaler.undo(self.decoder(codes.replace_values(codes.values * self.scaler.scale)))
+        rows = None if x is None or not self.spec.decoder.wants_rows else self.scaler(self._rows(x))
+        return self._out.undo(self.decoder(codes.replace_values(codes.values * self._code_scale()), rows))
 
     def forward(self, x: Tensor) -> Output:
         """Return reconstruction and codes."""
         codes = self.encode(x)
-        return Output(self.decode(codes), codes)
+        return Output(self.decode(codes, x), codes)
 
     def pre_activations(self, x: Tensor) -> PreActivations:
         """Return the encoder's output before sparsity, in training units, not yet multiplied out."""
-        return self.encoder(self.scaler(self._rows(x)))
+        return self.encoder(self.scaler(self._rows(x)), self.decoder)
 
-    def loss(self, x: Tensor, *, dead: Tensor | None = None, dense: bool = False) -> Loss:
+    def loss(self, x: Tensor, target: Tensor | None = None, moment: Moment | None = None) -> Loss:
         """Return the training loss of a batch.
 
-        mean (x̂ − x)² in training units, plus each penalty and auxiliary times its weight. dead: indices of the
-        latents that the auxiliaries shall revive. dense: hold the codes as a matrix, which is faster while many
-        latents are active; loss and gradients are the same.
+        x: `(rows, input_width)`. target: `(rows, output_width)`; by default x. moment: where training stands.
+        The reconstruction loss in training units, plus each penalty and auxiliary times its weight.
         """
-        x = self.scaler(self._rows(x))
-        pre = self.encoder(x)
-        codes = self.sparsity.dense(pre) if dense else self.sparsity.training_codes(pre)
-        residual, square = self.decoder.residual(codes, x)
-        terms, directions = {"reconstruction": square}, self.decoder.weight
+        moment = moment or Moment()
+        trace = self.trace(x, x if target is None else target, moment)
+        residual, cost = self.spec.reconstruction(self.decoder, trace.codes, trace.target, trace.x)
+        return self.charge(trace, {"reconstruction": cost}, residual, moment)
+
+    def trace(self, x: Tensor, target: Tensor, moment: Moment) -> Trace:
+        """Encode a batch for training and return all that losses look at."""
+        rows = self.scaler(self._rows(x))
+        wanted = rows if target is x else self._out(target.to(rows.dtype))
+        seen = self.spec.corruption(rows)
+        pre = self.encoder(seen, self.decoder)
+        choose = self.sparsity.dense if moment.dense else self.sparsity.training_codes
+        codes = choose(pre, moment.progress)
+        return Trace(seen, wanted, pre, codes, self.encoder, self.sparsity, self.decoder, moment)
+
+    def reconstruct(self, trace: Trace) -> Tensor:
+        """Return the reconstruction of a trace, `(rows, output_width)` in the input's units."""
+        if self.scaler.folds:
+            return self._out.undo(self.decoder(trace.codes, trace.x))
+        raise NotImplementedError("rows scaled one by one cannot be put back in training")
+
+    def charge(self, trace: Trace, terms: Mapping[str, Tensor], residual: Tensor, moment: Moment) -> Loss:
+        """Return the loss that consists of some terms and of what the penalties and auxiliaries add.
+
+        residual: `(rows, output_width)`, target minus reconstruction in training units, outside the graph.
+        """
+        terms = dict(terms)
         for penalty in self.spec.penalties:
-            terms[penalty.kind] = terms.get(penalty.kind, 0.0) + penalty.weight * penalty(codes, directions)
-        if dead is not None:
+            weight = moment.strength if penalty.weight is None else penalty.weight
+            terms[penalty.kind] = terms.get(penalty.kind, 0.0) + weight * penalty(trace)
+        if moment.dead is not None:
             for auxiliary in self.spec.auxiliaries:
-                cost = auxiliary(pre, residual, dead, directions)
+                cost = auxiliary(trace, residual, moment.dead)
                 terms[auxiliary.kind] = terms.get(auxiliary.kind, 0.0) + auxiliary.weight * cost
         total = torch.stack(list(terms.values())).sum()
-        return Loss(total, {name: term.detach() for name, term in terms.items()}, codes.detach())
+        return Loss(total, {name: term.detach() for name, term in terms.items()}, trace.codes.detach())
+
+    def directions(self) -> Tensor:
+        """Return the decoder's directions, `(latents, output_width)`."""
+        return self.decoder.directions()
+
+    def at(self, l0: int) -> SparseAutoencoder:
+        """Return this autoencoder with another number of active latents per row, its weights copied.
+
+        Worth most for one that was trained for all of them ('hierarchical-k'). Raises ValueError if the sparsity has no
+        such number.
+        """
+        other = SparseAutoencoder(self.spec.replace(sparsity=self.spec.sparsity.with_l0(l0))).to(self.decoder.bias)
+        other.load_state_dict(self.state_dict())
+        return other.train(self.training)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.encoder.weight.device
+        return self.decoder.bias.device
 
     @property
     def is_fresh(self) -> bool:
         """Say whether this autoencoder has never seen data: all its biases are zero."""
-        return not (self.encoder.bias.any() or self.decoder.bias.any())
+        return not any(p.any() for name, p in self.named_parameters() if name.endswith("bias"))
 
     @torch.no_grad()
     def reset(self, *, seed: int) -> None:
-        """Draw random directions: decoder rows uniform on the sphere, encoder rows half of them, biases zero.
+        """Draw random directions: decoder rows uniform on the sphere, the encoder alike, biases zero.
 
-        Encoder and decoder start alike (Gao et al. 2024, appendix A.1); the half comes from measurements in
-        docs/decisions.md.
+        Encoder and decoder start alike (Gao et al. 2024, appendix A.1) where both have the same rows.
         """
         generator = torch.Generator().manual_seed(seed)
-        weight = torch.randn(self.decoder.weight.shape, generator=generator)
-        weight /= torch.linalg.vector_norm(weight, dim=1, keepdim=True)
-        self.decoder.weight.copy_(weight)
-        self.encoder.weight.copy_(0.5 * weight)
-        for tensor in (self.encoder.bias, self.decoder.bias, self.scaler.mean):
-            tensor.zero_()
-        self.scaler.scale.fill_(1.0)
+        directions = _unit_rows(self.spec.latents, self.spec.output_width, generator)
+        self.decoder.reset(directions, generator)
+        if not self.spec.task.same_rows:
+            directions = _unit_rows(self.spec.latents, self.spec.input_width, generator)
+        self.encoder.reset(directions, generator)
+        for scaler in self._scalers():
+            scaler.reset()
         self.sparsity.reset()
 
     @torch.no_grad()
-    def rescale(self, mean: Tensor, scale: Tensor) -> None:
-        """Change the training units to (x − mean) · scale without changing what the autoencoder computes."""
-        encoder, decoder, scaler = self.encoder, self.decoder, self.scaler
-        encoder.bias.copy_(encoder.bias / scaler.scale - encoder.weight @ scaler.mean)
-        decoder.bias.copy_(scaler.undo(decoder.bias))
-        self.sparsity.rescale(scale / scaler.scale)
-        scaler.mean.copy_(mean)
-        scaler.scale.copy_(scale)
-        encoder.bias.copy_((encoder.bias + encoder.weight @ scaler.mean) * scaler.scale)
-        decoder.bias.copy_(scaler(decoder.bias))
+    def rescale(self, *measured: tuple[Tensor, Tensor]) -> None:
+        """Change the training units without changing what the autoencoder computes.
 
+        measured: what the scaling measured of the input and, if the target is something else, of the target. Where
+        scaling does not fold, the units stay.
+        """
+        self.fold()
+        if not self.scaler.folds:
+            return
+        for scaler, (mean, scale) in zip(self._scalers(), measured, strict=True):
+            scaler.set(mean, scale)
+        code = self._code_scale()
+        rows = self.scaler.to_training_units(code)
+        self.encoder.change_units(rows)
+        self.decoder.change_units(self._out.to_training_units(code), rows)
+        self.sparsity.rescale(code)
+
+    @torch.no_grad()
     def fold(self) -> None:
-        """Fold the scaling into the biases: from now on the weights act on rows in the input's own units."""
-        self.rescale(torch.zeros_like(self.scaler.mean), torch.ones_like(self.scaler.scale))
+        """Fold the scaling into the weights, so that they act on rows in the input's own units.
+
+        A scaling that differs from row to row stays.
+        """
+        if not self.scaler.folds:
+            return
+        code = self._code_scale()
+        rows = self.scaler.to_own_units(code)
+        self.encoder.change_units(rows)
+        self.decoder.change_units(self._out.to_own_units(code), rows)
+        self.sparsity.rescale(1 / code)
+        for scaler in self._scalers():
+            scaler.reset()
+
+    @property
+    def _out(self) -> Scaler:
+        return self.scaler if self.target_scaler is None else self.target_scaler
+
+    def _scalers(self) -> list[Scaler]:
+        return [self.scaler] if self.target_scaler is None else [self.scaler, self.target_scaler]
+
+    def _code_scale(self, x: Tensor | None = None) -> Tensor:
+        """Return what codes are divided by to count in the input's units: `()`, or one number for each row of x."""
+        if not self.spec.sparsity.homogeneous:
+            return self.decoder.bias.new_ones(())
+        return self._out.code_scale(x)
 
     def _rows(self, x: Tensor) -> Tensor:
         if x.dim() == 1:
             x = x[None]
         self._require_width(x.shape)
-        return x.to(self.encoder.weight.dtype)
+        return x.to(self.decoder.bias.dtype)
 
     def _require_width(self, shape: Sequence[int]) -> None:
         width = self.spec.input_width
@@ -213,3 +318,7 @@ class SparseAutoencoder(nn.Module):
         """Return the name and sizes that `print` shows."""
         spec = self.spec
         return f"{spec.name}: {spec.input_width} → {spec.latents}, {dataclasses.asdict(spec.sparsity)}"
+
+
+def _unit_rows(latents: int, width: int, generator: torch.Generator) -> Tensor:
+    return nn.functional.normalize(torch.randn(latents, width, generator=generator), dim=1)

@@ -1,137 +1,325 @@
-"""Decoders: from codes back to rows, and the constraints that their directions may obey."""
+"""Decoders: from codes back to rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gossamer import kernels
+from gossamer.autoencoder.constraints import Constraint, UnitRows
+from gossamer.autoencoder.layers import ACTIVATIONS, draw, require_activation
+from gossamer.autoencoder.scaling import Change, Unscaled
 from gossamer.codes import Codes, DenseCodes
 from gossamer.spec import Spec
 
-__all__ = ["Constraint", "Decoder", "DecoderModule", "Free", "Linear", "LinearDecoder", "UnitRows"]
+if TYPE_CHECKING:
+    from gossamer.autoencoder.autoencoder import AutoencoderSpec
 
-
-class Constraint(Spec):
-    """The family of constraints on the decoder rows, applied around each optimizer step, in place."""
-
-    def before_step(self, weight: Tensor, gradient: Tensor) -> None:
-        """Change the gradient so that the step does not leave the constraint to first order."""
-
-    def after_step(self, weight: Tensor) -> None:
-        """Bring the weight `(latents, input_width)` back to the constraint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Free(Constraint):
-    """Leave the decoder rows as the optimizer makes them."""
-
-    kind: ClassVar[str] = "free"
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitRows(Constraint):
-    """Keep every decoder row at norm 1: the gradient loses its part along the row, g − (g·w) w, then w / ‖w‖.
-
-    Bricken et al. 2023 (https://transformer-circuits.pub/2023/monosemantic-features).
-    """
-
-    kind: ClassVar[str] = "unit-rows"
-
-    def before_step(self, weight: Tensor, gradient: Tensor) -> None:
-        """Remove the part of each row's gradient that is parallel to the row."""
-        along = torch.linalg.vecdot(weight, gradient)
-        gradient.addcmul_(weight, along[:, None], value=-1.0)
-
-    def after_step(self, weight: Tensor) -> None:
-        """Divide each row by its norm."""
-        norm = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
-        weight.div_(norm.clamp_min_(torch.finfo(weight.dtype).tiny))
+__all__ = [
+    "AffineDecoder",
+    "Decoder",
+    "DecoderModule",
+    "Deep",
+    "DeepDecoder",
+    "Linear",
+    "LinearDecoder",
+    "Skip",
+    "SkipDecoder",
+    "product",
+]
 
 
 class DecoderModule(nn.Module):
-    """What every decoder is: directions `weight` `(latents, input_width)`, `bias` `(input_width,)`, and `forward`."""
+    """What every decoder is: `forward`, its directions, `bias` `(output_width,)`, and what training asks of it."""
 
-    weight: nn.Parameter
+    from_data: ClassVar[bool] = False
+    """Whether the directions come from data, so that an encoder that starts like them has to wait for `start`."""
+
     bias: nn.Parameter
 
-    def forward(self, codes: Codes) -> Tensor:
-        """Return the rows `(rows, input_width)` of some codes."""
+    def forward(self, codes: Codes, x: Tensor | None = None) -> Tensor:
+        """Return the rows `(rows, output_width)` of some codes. x: the encoder's rows, if the decoder looks at them."""
         raise NotImplementedError
 
-    def residual(self, codes: Codes, target: Tensor) -> tuple[Tensor, Tensor]:
+    def directions(self) -> Tensor:
+        """Return the rows that codes are multiplied with, `(latents, output_width)`."""
+        raise NotImplementedError
+
+    def norms(self) -> Tensor:
+        """Return `(latents,)`: how much one unit of each latent adds to the reconstruction."""
+        return torch.linalg.vector_norm(self.directions(), dim=1)
+
+    def residual(self, codes: Codes, target: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return target − reconstruction, without a gradient, and the mean of its squares, with one."""
-        residual = target - self(codes)
+        residual = target - self(codes, x)
         return residual.detach(), residual.square().mean()
 
     def constraints(self) -> dict[Tensor, Constraint]:
         """Return what constrains which weight."""
         return {}
 
+    @torch.no_grad()
     def before_step(self) -> None:
-        """Apply what constrains the directions to their gradient; call between backward and the optimizer's step."""
+        """Apply the constraints to the gradients; call between backward and the step of an optimizer of your own."""
+        for weight, constraint in self.constraints().items():
+            if weight.grad is not None:
+                constraint.before_step(weight, weight.grad)
 
+    @torch.no_grad()
     def after_step(self) -> None:
-        """Apply what constrains the directions to them; call after the optimizer's step."""
+        """Apply the constraints to the weights; call after the step."""
+        for weight, constraint in self.constraints().items():
+            constraint.after_step(weight)
+
+    def reset(self, directions: Tensor, generator: torch.Generator) -> None:
+        """Start as a fresh decoder; directions: `(latents, output_width)` unit rows."""
+        raise NotImplementedError
+
+    def start(self, rows: Tensor) -> None:
+        """Take what the decoder needs of sample rows `(n, output_width)` in training units: by default the mean."""
+        with torch.no_grad():
+            self.bias.copy_(rows.mean(dim=0))
+
+    def change_units(self, change: Change, rows: Change) -> None:
+        """Give rows in other units, for codes in other units (`Change`); rows: the change of the encoder's rows."""
+        raise NotImplementedError
+
+    def matrices(self) -> list[Tensor]:
+        """Return the weight matrices, for penalties on weights."""
+        return [parameter for parameter in self.parameters() if parameter.dim() == 2]
 
 
 class Decoder(Spec):
-    """The family of decoders: `build(input_width=, latents=)` makes the module."""
+    """The family of decoders: `build(input_width=, output_width=, latents=)` makes the module.
 
-    def build(self, *, input_width: int, latents: int) -> DecoderModule:
-        """Return a module that maps SparseCodes to `(rows, input_width)`."""
+    linear: whether reconstructions are sums of directions, z W + b. wants_rows: whether decoding needs the encoder's
+    rows.
+    """
+
+    linear: ClassVar[bool] = True
+    wants_rows: ClassVar[bool] = False
+
+    def build(self, *, input_width: int, output_width: int, latents: int) -> DecoderModule:
+        """Return a module that maps codes to `(rows, output_width)`."""
         raise NotImplementedError
+
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError if the decoder cannot serve in this autoencoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Decoder):
-    """One affine map: x̂ = z W + b; row i of W is the direction of latent i."""
+    """One affine map: x̂ = z W + b; row i of W is the direction of latent i.
+
+    blocks: widths of the sites that a row is made of, if `norms` shall be the sum of the norms at each site.
+    """
 
     kind: ClassVar[str] = "linear"
     constraint: Constraint = UnitRows()
+    blocks: tuple[int, ...] = ()
 
-    def build(self, *, input_width: int, latents: int) -> LinearDecoder:
+    def build(self, *, input_width: int, output_width: int, latents: int) -> LinearDecoder:
         """Return the module; its weights are zero until they are initialised."""
-        return LinearDecoder(input_width, latents, self.constraint)
+        return LinearDecoder(self, output_width, latents)
+
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError unless the blocks make up a row."""
+        if self.blocks and sum(self.blocks) != spec.output_width:
+            raise ValueError(f"blocks of widths {self.blocks} do not make a row of width {spec.output_width}")
 
 
-class LinearDecoder(DecoderModule):
-    """Hold weight `(latents, input_width)`, one direction per row, and bias `(input_width,)`."""
+class AffineDecoder(DecoderModule):
+    """What decoders of the form x̂ = z W + b share, whatever W is made of."""
 
-    def __init__(self, input_width: int, latents: int, constraint: Constraint) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(latents, input_width))
-        self.bias = nn.Parameter(torch.zeros(input_width))
-        self.constraint = constraint
+    def forward(self, codes: Codes, x: Tensor | None = None) -> Tensor:
+        """Return z W + b, `(rows, output_width)`."""
+        return product(codes, self.directions()).add_(self.bias)
 
-    def forward(self, codes: Codes) -> Tensor:
-        """Return z W + b, `(rows, input_width)`."""
-        if isinstance(codes, DenseCodes):
-            return torch.addmm(self.bias, codes.values, self.weight)
-        return kernels.gather_sum(codes.offsets, codes.indices, codes.values, self.weight).add_(self.bias)
-
-    def residual(self, codes: Codes, target: Tensor) -> tuple[Tensor, Tensor]:
+    def residual(self, codes: Codes, target: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return target − reconstruction, without a gradient, and the mean of its squares, with one."""
         if isinstance(codes, DenseCodes):
-            return super().residual(codes, target)
+            return super().residual(codes, target, x)
         places = (codes.offsets, codes.indices, codes.values)
-        residual, square = kernels.residual(*places, self.weight, self.bias, target)
+        residual, square = kernels.residual(*places, self.directions(), self.bias, target)
         return residual, square / target.numel()
+
+
+class LinearDecoder(AffineDecoder):
+    """Hold weight `(latents, output_width)`, one direction per row, and bias `(output_width,)`."""
+
+    def __init__(self, spec: Linear, output_width: int, latents: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(latents, output_width))
+        self.bias = nn.Parameter(torch.zeros(output_width))
+        self.constraint = spec.constraint
+        self.blocks = spec.blocks
+
+    def directions(self) -> Tensor:
+        """Return W."""
+        return self.weight
+
+    def norms(self) -> Tensor:
+        """Return the norm of each direction, summed over the blocks."""
+        blocks = self.weight.split(self.blocks, dim=1) if self.blocks else [self.weight]
+        return torch.stack([torch.linalg.vector_norm(block, dim=1) for block in blocks]).sum(dim=0)
 
     def constraints(self) -> dict[Tensor, Constraint]:
         """Return the constraint on the directions."""
         return {self.weight: self.constraint}
 
     @torch.no_grad()
-    def before_step(self) -> None:
-        """Apply the constraint to the gradient; call between backward and the optimizer's step."""
-        if self.weight.grad is not None:
-            self.constraint.before_step(self.weight, self.weight.grad)
+    def reset(self, directions: Tensor, generator: torch.Generator) -> None:
+        """Start as the unit rows, bias zero."""
+        self.weight.copy_(directions)
+        self.constraint.after_step(self.weight)
+        self.bias.zero_()
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Apply the constraint to the weight; call after the optimizer's step."""
-        self.constraint.after_step(self.weight)
+    def change_units(self, change: Change, rows: Change) -> None:
+        """Change weight and bias."""
+        change.of_decoder(self.weight, self.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip(Linear):
+    """One affine map of the code and a linear one of the row: x̂ = z W + x S + b.
+
+    Paulo et al. 2025, "Transcoders beat sparse autoencoders" (https://arxiv.org/abs/2501.18823).
+    """
+
+    kind: ClassVar[str] = "skip"
+    wants_rows: ClassVar[bool] = True
+
+    def build(self, *, input_width: int, output_width: int, latents: int) -> SkipDecoder:
+        """Return the module."""
+        return SkipDecoder(self, input_width, output_width, latents)
+
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError if the row itself is to be reconstructed: the skip connection would do it alone."""
+        super().check(spec)
+        if spec.task.same_rows:
+            raise ValueError("decoder 'skip' could copy the row past the code; use it with a task 'transcode'")
+
+
+class SkipDecoder(LinearDecoder):
+    """Hold, beside weight and bias, skip `(output_width, input_width)`."""
+
+    def __init__(self, spec: Skip, input_width: int, output_width: int, latents: int) -> None:
+        super().__init__(spec, output_width, latents)
+        self.skip = nn.Parameter(torch.zeros(output_width, input_width))
+
+    def forward(self, codes: Codes, x: Tensor | None = None) -> Tensor:
+        """Return z W + x S + b."""
+        return super().forward(codes) + self._skipped(x)
+
+    def residual(self, codes: Codes, target: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what code and skip connection leave of the target."""
+        return super().residual(codes, target - self._skipped(x))
+
+    @torch.no_grad()
+    def reset(self, directions: Tensor, generator: torch.Generator) -> None:
+        """Start without a skip connection (Paulo et al. 2025)."""
+        super().reset(directions, generator)
+        self.skip.zero_()
+
+    @torch.no_grad()
+    def change_units(self, change: Change, rows: Change) -> None:
+        """Change what the skip connection reads and gives, and the rest."""
+        rows.of_first(self.skip, self.bias)
+        self.skip.copy_(change.scaled_back(self.skip.T).T)
+        super().change_units(change, rows)
+
+    def _skipped(self, x: Tensor | None) -> Tensor:
+        if x is None:
+            raise ValueError("this autoencoder has a skip connection: decoding needs the rows, decode(codes, x)")
+        return nn.functional.linear(x, self.skip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deep(Decoder):
+    """Layers after the first affine map: h = f(z W + b), further layers likewise, x̂ = g(A h + a).
+
+    hidden: their widths, at least one, or none with an output activation. activation: f. output: g. As in the encoder:
+    "relu", "sigmoid", "tanh", "gelu", "linear". Hinton & Salakhutdinov 2006 (https://doi.org/10.1126/science.1127647).
+    """
+
+    kind: ClassVar[str] = "deep"
+    linear: ClassVar[bool] = False
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    output: str = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_activation(self.activation)
+        require_activation(self.output)
+        if min(self.hidden, default=1) < 1 or (not self.hidden and self.output == "linear"):
+            raise ValueError("a deep decoder has hidden layers or an output activation; use the linear one instead")
+
+    def build(self, *, input_width: int, output_width: int, latents: int) -> DeepDecoder:
+        """Return the module."""
+        return DeepDecoder(self, output_width, latents)
+
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError if the output cannot have the range of the target."""
+        if self.output != "linear" and not isinstance(spec.scaling, Unscaled):
+            raise ValueError(f"an output {self.output!r} has a range of its own; use scaling 'unscaled' with it")
+
+
+class DeepDecoder(DecoderModule):
+    """Hold weight `(latents, first hidden width)`, its bias, and the layers after it."""
+
+    def __init__(self, spec: Deep, output_width: int, latents: int) -> None:
+        super().__init__()
+        widths = [*spec.hidden, output_width]
+        self.weight = nn.Parameter(torch.zeros(latents, widths[0]))
+        self.bias = nn.Parameter(torch.zeros(widths[0]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        names = [spec.activation] * len(spec.hidden) + [spec.output]
+        self.activations = [ACTIVATIONS[name] for name in names]
+
+    def forward(self, codes: Codes, x: Tensor | None = None) -> Tensor:
+        """Return g(A f(z W + b) + a), `(rows, output_width)`."""
+        hidden = self.activations[0](product(codes, self.weight) + self.bias)
+        for layer, activation in zip(self.layers, self.activations[1:], strict=True):
+            hidden = activation(layer(hidden))
+        return hidden
+
+    def directions(self) -> Tensor:
+        """Return W, whose rows are directions of the first hidden layer."""
+        return self.weight
+
+    @torch.no_grad()
+    def reset(self, directions: Tensor, generator: torch.Generator) -> None:
+        """Draw the weights of every layer; biases zero."""
+        draw(self.weight, generator)
+        self.bias.zero_()
+        for layer in self.layers:
+            for parameter in layer.parameters():
+                draw(parameter, generator)
+
+    def start(self, rows: Tensor) -> None:
+        """Set the last bias to the mean, if the output is linear: a sigmoid would have to be inverted."""
+        last = self.layers[-1] if len(self.layers) else None
+        if isinstance(last, nn.Linear) and self.activations[-1] is ACTIVATIONS["linear"]:
+            with torch.no_grad():
+                last.bias.copy_(rows.mean(dim=0))
+
+    @torch.no_grad()
+    def change_units(self, change: Change, rows: Change) -> None:
+        """Change the first map and, if the output is linear, the last."""
+        self.weight.div_(change.code)
+        last = self.layers[-1] if len(self.layers) else None
+        if isinstance(last, nn.Linear) and self.activations[-1] is ACTIVATIONS["linear"]:
+            change.of_last(last.weight, last.bias)
+
+
+def product(codes: Codes, weight: Tensor) -> Tensor:
+    """Return z W, `(rows, width)`."""
+    if isinstance(codes, DenseCodes):
+        return codes.values @ weight
+    return kernels.gather_sum(codes.offsets, codes.indices, codes.values, weight)

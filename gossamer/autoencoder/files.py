@@ -23,8 +23,8 @@ CODES = "gossamer.codes.1"
 def save(sae: SparseAutoencoder, folder: str | Path) -> None:
     """Write an autoencoder, its scaling folded in: the saved weights act on rows in the input's own units.
 
-    encoder.weight, decoder.weight: `(latents, input_width)`; encoder.bias: `(latents,)`; decoder.bias:
-    `(input_width,)`; x̂ = sparsity(x W_encᵀ + b_enc) W_dec + b_dec.
+    With linear parts: encoder.weight, decoder.weight: `(latents, input_width)`; encoder.bias: `(latents,)`;
+    decoder.bias: `(input_width,)`; x̂ = sparsity(x W_encᵀ + b_enc) W_dec + b_dec.
 
     Raises ValueError if the folder holds something else, StorageError if it cannot be written; what was there
     before stays.
@@ -60,7 +60,7 @@ def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
     given = {name: tuple(t.shape) for name, t in tensors.items()}
     if given != expected:
         raise ValueError(f"{place / WEIGHTS} does not match {SPEC}: it holds {given}, expected {expected}")
-    sae.to(tensors["encoder.weight"].dtype).load_state_dict(tensors)
+    sae.to(tensors["decoder.bias"].dtype).load_state_dict(tensors)
     return sae.eval()
 
 
@@ -76,7 +76,7 @@ def save_codes(codes: SparseCodes, path: str | Path) -> None:
         "indices": codes.indices.int() if small else codes.indices,
         "values": codes.values,
     }
-    metadata = {"format": CODES, "latents": str(codes.latents)}
+    metadata = {"format": CODES, "latents": str(codes.latents), "level": str(codes.level)}
     replace_file(Path(path), lambda temporary: write_tensors(temporary, tensors, metadata))
 
 
@@ -93,6 +93,7 @@ def load_codes(path: str | Path, *, device: str = "cpu") -> SparseCodes:
         indices=tensors["indices"].long(),
         values=tensors["values"],
         latents=int(metadata["latents"]),
+        level=float(metadata.get("level", 0)),
     )
     try:
         require_valid(codes.to("cpu"))

@@ -59,28 +59,30 @@ def measure(
 
     Raises ValueError if the source holds no rows out, or its width does not fit.
     """
-    site = source.site_of(sae.spec)
+    source.require(sae.spec)
     if not source.validation_rows:
         raise ValueError("the source holds no rows out; make it with validation above 0")
     with evaluating(sae):
-        reconstruction, sparsity = _held_out(sae, source, site, rows=rows, batch=batch, quiet=quiet)
+        reconstruction, sparsity = _held_out(sae, source, rows=rows, batch=batch, quiet=quiet)
         language_model = None
-        if predictions and isinstance(source, Activations) and is_language_model(source.model):
+        one_site = sae.spec.task.same_rows and len(sae.spec.task.inputs) == 1
+        if predictions and one_site and isinstance(source, Activations) and is_language_model(source.model):
+            site = source.site(sae.spec.task.inputs[0])
             windows = source.windows.validation[: -(-predictions // source.windows.context)]
             language_model = splice(sae, source, mean=reconstruction.mean, windows=windows, site=site, quiet=quiet)
     return Measurement(sae.spec.name, reconstruction.score(), sparsity.score(), language_model)
 
 
 def _held_out(
-    sae: SparseAutoencoder, source: Source, site: str, *, rows: int, batch: int, quiet: bool
+    sae: SparseAutoencoder, source: Source, *, rows: int, batch: int, quiet: bool
 ) -> tuple[Reconstruction, Sparsity]:
     reconstruction, sparsity = Reconstruction(), Sparsity(sae.spec.latents)
     rows, seen = min(rows, source.validation_rows), 0
     with Progress(rows, quiet=quiet, unit="held-out row") as progress:
         for held_out in source.validation(batch=batch):
-            x = held_out[: rows - seen].rows[site].to(sae.device, torch.float32)
+            x, target = (t.to(sae.device, torch.float32) for t in sae.spec.task.rows(held_out[: rows - seen].rows))
             output = sae(x)
-            reconstruction.update(x, output.reconstruction)
+            reconstruction.update(target, output.reconstruction)
             sparsity.update(output.codes)
             seen += len(x)
             progress.advance(seen, {})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gossamer.codes import SparseCodes
+from gossamer.codes import SparseCodes, is_active
 
 __all__ = ["Sparsity", "SparsityScore"]
 
@@ -39,11 +39,12 @@ class Sparsity:
 
     def update(self, codes: SparseCodes) -> None:
         """Add the codes of some rows."""
-        indices, values = codes.indices.cpu(), codes.values.detach().double().cpu()
+        active = is_active(codes).cpu()
+        indices, values = codes.indices.cpu()[active], codes.values.detach().double().cpu()[active]
         self._rows += codes.rows
-        self._active.index_add_(0, indices, values.ne(0).double())
+        self._active.index_add_(0, indices, torch.ones_like(values))
         self._sum.index_add_(0, indices, values)
-        self._max.scatter_reduce_(0, indices[values != 0], values[values != 0], "amax")
+        self._max.scatter_reduce_(0, indices, values, "amax")
 
     def score(self) -> SparsityScore:
         """Return L0, dead share and densities."""

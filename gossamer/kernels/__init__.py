@@ -2,7 +2,7 @@
 
 | primitive | meaning | cost |
 |---|---|---|
-| `select_topk`, `select_above`, `select_batch_topk` | active latents and their values | 2·B·D·F, low precision |
+| `select_topk`, `_abs_topk`, `_group_max`, `_above`, `_batch_topk` | latents and values | 2·B·D·F, low precision |
 | `gather_dot` | the product of row and latent for each active pair | 2·E·D |
 | `gather_sum` | codes @ W | 2·E·D |
 | `scatter_outer` | codesᵀ @ g | 2·E·D |
@@ -24,6 +24,7 @@ from torch.library import custom_op
 from gossamer.kernels.capability import fast_bfloat16
 from gossamer.kernels.choice import backend, implementation, own_threads, require_known, selection, use
 from gossamer.kernels.gradient import AdamStep, FactoredGradient, Outer, collector_of, factored_gradients
+from gossamer.kernels.reference import group_size
 from gossamer.kernels.threads import block_rows, thread_count
 
 __all__ = [
@@ -41,10 +42,13 @@ __all__ = [
     "residual",
     "scatter_outer",
     "select_above",
+    "select_abs_topk",
     "select_batch_topk",
+    "select_group_max",
     "select_topk",
     "selection",
     "use",
+    "weight_gradient",
     "workspace_bytes",
 ]
 
@@ -61,6 +65,33 @@ def select_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor
 @select_topk.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return x.new_empty((x.shape[0], k), dtype=torch.int64), x.new_empty((x.shape[0], k))
+
+
+@custom_op("gossamer::select_abs_topk", mutates_args=())
+def select_abs_topk(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return `(rows, k)` indices (int64) and signed values of the k pre-activations x Wᵀ + b of largest magnitude."""
+    return implementation(x, "select").select_abs_topk(x, weight, bias, k)
+
+
+@select_abs_topk.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty((x.shape[0], k), dtype=torch.int64), x.new_empty((x.shape[0], k))
+
+
+@custom_op("gossamer::select_group_max", mutates_args=())
+def select_group_max(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return `(rows, groups)` indices (int64) and values of the largest pre-activation of each group of latents.
+
+    The latents are cut into `groups` consecutive groups of equal size: group g holds latents g·size … (g + 1)·size − 1.
+    Raises ValueError where that is not possible.
+    """
+    return implementation(x, "select").select_group_max(x, weight, bias, groups)
+
+
+@select_group_max.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    group_size(weight.shape[0], groups)
+    return x.new_empty((x.shape[0], groups), dtype=torch.int64), x.new_empty((x.shape[0], groups))
 
 
 @custom_op("gossamer::select_above", mutates_args=())
@@ -159,8 +190,8 @@ def workspace_bytes(weights: int, latents: int) -> int:
 # -------------------------------------------------------------------------------------------------- gradients
 
 
-def _weight_gradient(weight: Tensor, offsets: Tensor, indices: Tensor, values: Tensor, rows: Tensor) -> Tensor | None:
-    """Return codesᵀ @ rows, or hand the factors to whoever collects them."""
+def weight_gradient(weight: Tensor, offsets: Tensor, indices: Tensor, values: Tensor, rows: Tensor) -> Tensor | None:
+    """Return the gradient codesᵀ @ rows of a weight; None if somebody collects its factors and has been handed them."""
     collector = collector_of(weight)
     if collector is None:
         return scatter_outer(offsets, indices, values, rows, weight.shape[0])
@@ -176,7 +207,7 @@ def _select_gradients(ctx, offsets: Tensor, indices: Tensor, g: Tensor | None) -
     x_needs, weight_needs, bias_needs, *_ = ctx.needs_input_grad
     return (
         gather_sum(offsets, indices, g, weight) if x_needs else None,
-        _weight_gradient(weight, offsets, indices, g, x) if weight_needs else None,
+        weight_gradient(weight, offsets, indices, g, x) if weight_needs else None,
         g.new_zeros(weight.shape[0]).index_add(0, indices, g) if bias_needs else None,
         None,
     )
@@ -189,7 +220,7 @@ def _save_for_select(ctx, inputs, output) -> None:
     ctx.save_for_backward(x, weight, *output[:-1])
 
 
-def _select_topk_backward(ctx, _, g: Tensor | None):
+def _select_regular_backward(ctx, _, g: Tensor | None):
     indices = ctx.saved_tensors[2]
     rows, k = indices.shape
     offsets = torch.arange(0, rows * k + 1, max(k, 1), device=indices.device)
@@ -210,7 +241,7 @@ def _gather_dot_backward(ctx, g: Tensor):
     x_needs, weight_needs = ctx.needs_input_grad[:2]
     return (
         gather_sum(offsets, indices, g, weight) if x_needs else None,
-        _weight_gradient(weight, offsets, indices, g, x) if weight_needs else None,
+        weight_gradient(weight, offsets, indices, g, x) if weight_needs else None,
         None,
         None,
     )
@@ -223,7 +254,7 @@ def _gather_sum_backward(ctx, g: Tensor):
         None,
         None,
         gather_dot(g, weight, offsets, indices) if values_need else None,
-        _weight_gradient(weight, offsets, indices, values, g) if weight_needs else None,
+        weight_gradient(weight, offsets, indices, values, g) if weight_needs else None,
     )
 
 
@@ -245,7 +276,7 @@ def _residual_backward(ctx, _, g: Tensor | None):
         None,
         None,
         gather_dot(rest, weight, offsets, indices) * (-2 * g) if values_need else None,
-        _weight_gradient(weight, offsets, indices, values * (-2 * g), rest) if weight_needs else None,
+        weight_gradient(weight, offsets, indices, values * (-2 * g), rest) if weight_needs else None,
         rest.sum(0) * (-2 * g) if bias_needs else None,
         rest * (2 * g) if target_needs else None,
     )
@@ -263,7 +294,9 @@ def _scatter_outer_backward(ctx, g_weight: Tensor):
     )
 
 
-select_topk.register_autograd(_select_topk_backward, setup_context=_save_for_select)
+select_topk.register_autograd(_select_regular_backward, setup_context=_save_for_select)
+select_abs_topk.register_autograd(_select_regular_backward, setup_context=_save_for_select)
+select_group_max.register_autograd(_select_regular_backward, setup_context=_save_for_select)
 select_above.register_autograd(_select_ragged_backward, setup_context=_save_for_select)
 select_batch_topk.register_autograd(_select_ragged_backward, setup_context=_save_for_select)
 gather_dot.register_autograd(_gather_dot_backward, setup_context=_save_tensors)

@@ -18,10 +18,13 @@ __all__ = [
     "adam_rows",
     "gather_dot",
     "gather_sum",
+    "group_size",
     "residual",
     "scatter_outer",
     "select_above",
+    "select_abs_topk",
     "select_batch_topk",
+    "select_group_max",
     "select_topk",
 ]
 
@@ -30,6 +33,28 @@ def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tupl
     """Return indices and values `(B, k)` of the k largest pre-activations x Wᵀ + b, in no particular order."""
     values_BK, indices_BK = (x_BD @ weight_FD.T + bias_F).topk(k, dim=-1, sorted=False)
     return indices_BK, values_BK
+
+
+def select_abs_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, k)` of the k pre-activations x Wᵀ + b of largest magnitude, in no order."""
+    pre_BF = x_BD @ weight_FD.T + bias_F
+    indices_BK = pre_BF.abs().topk(k, dim=-1, sorted=False).indices
+    return indices_BK, pre_BF.gather(1, indices_BK)
+
+
+def select_group_max(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, groups)` of the largest pre-activation of each group of consecutive latents."""
+    size = group_size(weight_FD.shape[0], groups)
+    pre_BF = x_BD @ weight_FD.T + bias_F
+    values_BG, places_BG = pre_BF.view(-1, groups, size).max(dim=-1)
+    return places_BG + size * torch.arange(groups, device=x_BD.device), values_BG
+
+
+def group_size(latents: int, groups: int) -> int:
+    """Return how many latents a group has; ValueError if latents cannot be cut into that many equal groups."""
+    if not 1 <= groups <= latents or latents % groups:
+        raise ValueError(f"{latents} latents cannot be cut into {groups} equal groups; groups must divide latents")
+    return latents // groups
 
 
 def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["block_rows", "in_blocks", "thread_count", "torch_on_all_threads", "torch_on_one_thread"]
+__all__ = ["block_rows", "by_torch", "in_blocks", "thread_count", "torch_on_all_threads", "torch_on_one_thread"]
 
 BLOCKS_PER_THREAD = 8
 """Few enough that a block is worth its call, many enough that the last one does not keep the others waiting."""
@@ -89,6 +89,12 @@ def torch_on_all_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def by_torch(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function that leaves the work to torch, with all threads."""
+    with torch_on_all_threads():
+        return function(*arguments)
 
 
 _ours = threading.local()

@@ -8,6 +8,8 @@ Legend: B rows, D input width, F latents, E entries, K per row, C rows of a chun
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
@@ -23,7 +25,9 @@ __all__ = [
     "residual",
     "scatter_outer",
     "select_above",
+    "select_abs_topk",
     "select_batch_topk",
+    "select_group_max",
     "select_topk",
 ]
 
@@ -35,14 +39,30 @@ CHUNK_BYTES = 64 * 2**20
 
 
 def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return indices and values `(B, k)` of the k largest pre-activations of each row.
+    """Return indices and values `(B, k)` of the k largest pre-activations of each row."""
+    return _as_defined(reference.select_topk, x_BD, weight_FD, bias_F, k)
+
+
+def select_abs_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, k)` of the k pre-activations of each row that are largest in magnitude."""
+    return _as_defined(reference.select_abs_topk, x_BD, weight_FD, bias_F, k)
+
+
+def select_group_max(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, groups)` of the largest pre-activation of each group of consecutive latents."""
+    return _as_defined(reference.select_group_max, x_BD, weight_FD, bias_F, groups)
+
+
+def _as_defined(
+    select: Callable[..., tuple[Tensor, Tensor]], x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Return what a definition selects, `(B, count)`, a chunk of rows at a time.
 
     The values are computed once more, one by one: the last bits of those of a product of matrices depend on how many
     rows it has.
     """
-    chosen = [reference.select_topk(x_CD, weight_FD, bias_F, k)[0] for x_CD in _chunks(x_BD, weight_FD)]
-    indices_BK = torch.cat(chosen)
-    offsets = torch.arange(0, indices_BK.numel() + 1, max(k, 1))
+    indices_BK = torch.cat([select(x_CD, weight_FD, bias_F, count)[0] for x_CD in _chunks(x_BD, weight_FD)])
+    offsets = torch.arange(0, indices_BK.numel() + 1, max(count, 1))
     values_E = gather_dot(x_BD, weight_FD, offsets, indices_BK.view(-1)) + bias_F[indices_BK.view(-1)]
     return indices_BK, values_E.view(indices_BK.shape)
 

@@ -1,6 +1,6 @@
 """The sparse primitives for GPUs, in Triton: sums over entries, and the optimizer's step in one pass.
 
-Selection and `gather_dot`, on which its exact values rest, are in `triton_select.py`.
+Selection is in `triton_select.py`; `gather_dot`, on which its exact values rest, in `triton_dots.py`.
 
 Everything here is a weighted sum of rows of a table: a row's latents (`gather_sum`), or, with the entries sorted by
 latent, a latent's rows (`scatter_outer`, and the gradient inside `adam_rows`). One program makes one row of the result
@@ -28,7 +28,14 @@ from torch import Tensor
 from gossamer.codes import row_of_entry
 from gossamer.kernels import reference
 from gossamer.kernels.gradient import AdamStep, Outer
-from gossamer.kernels.triton_select import gather_dot, launch, select_above, select_batch_topk, select_topk, sum_dtype
+from gossamer.kernels.triton_dots import gather_dot, launch, sum_dtype
+from gossamer.kernels.triton_select import (
+    select_above,
+    select_abs_topk,
+    select_batch_topk,
+    select_group_max,
+    select_topk,
+)
 
 __all__ = [
     "adam_rows",
@@ -37,7 +44,9 @@ __all__ = [
     "residual",
     "scatter_outer",
     "select_above",
+    "select_abs_topk",
     "select_batch_topk",
+    "select_group_max",
     "select_topk",
 ]
 

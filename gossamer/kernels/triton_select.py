@@ -1,18 +1,22 @@
-"""Selection on a GPU: candidates from a low-precision product, chosen by exact values; and those exact values.
+"""Selection on a GPU: candidates from a low-precision product, chosen by exact values (`triton_dots.py`).
 
 The (B, F) pre-activations exist only in bfloat16 and only for a chunk of rows: cuBLAS writes them into one buffer
 (2·B·F bytes), `_best_kernel` reads them twice, the second time out of the cache, and `_collect_kernel` once more where
 the margin asks for more candidates. So 6·B·F bytes move for 2·B·D·F of arithmetic, and everything else is of the size
-of the candidates. A product of our own could take the group maxima in its epilogue and save one of those reads, if it
-were as fast as cuBLAS otherwise; that has not been tried.
+of the candidates. A product of our own could take the maxima of parts in its epilogue and save one of those reads, if
+it were as fast as cuBLAS otherwise; that has not been tried.
 
 What makes the result that of the full-precision definition (`_margin` has the reasoning): the error of the low
 precision is measured on each row's best candidates, whatever could still matter within `SAFETY` times that error is
 computed exactly too, and a row in which this cannot be trusted (NaN, an overflow, an error larger than was allowed
-for) is done again by the definition. To learn which rows those are, `select_topk` waits for the device once per call;
-the others wait a few times per chunk, because the size of their result has to be known too.
+for) is done again by the definition. To learn which rows those are, they wait for the device once per call;
+those with results of any size wait a few times per chunk, because that size has to be known too.
 
-Legend: B rows, D input width, F latents, E entries, K per row, C room for a row's candidates, G groups of latents.
+Selection by magnitude is selection by value with the bit of the sign taken out as the rough values are read. For the
+largest of each group, a group of a row takes the place of a row.
+
+Legend: B rows, D input width, F latents, E entries, K per row, C room for a row's candidates, S parts of the latents
+whose maxima are compared, G groups that one latent each is chosen of.
 """
 
 # In a kernel, the type of tl.sum and tl.max depends on their arguments in a way that type checkers do not follow.
@@ -20,8 +24,9 @@ Legend: B rows, D input width, F latents, E entries, K per row, C room for a row
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +37,9 @@ from torch import Tensor
 from gossamer.codes import row_of_entry
 from gossamer.kernels import reference
 from gossamer.kernels.capability import fast_bfloat16
+from gossamer.kernels.triton_dots import dots, launch
 
-__all__ = ["gather_dot", "launch", "select_above", "select_batch_topk", "select_topk", "sum_dtype"]
+__all__ = ["select_above", "select_abs_topk", "select_batch_topk", "select_group_max", "select_topk"]
 
 CHUNK_BYTES = 256 * 2**20
 """Memory that selection may take for the pre-activations and candidates of a chunk of rows."""
@@ -48,115 +54,116 @@ With 300 entries a row above their floor, one row in 75 had a larger error than 
 300 than 32 did. With the k largest of a row none had.
 """
 
-GROUPS = (1024, 8192)
-"""Fewest and most groups of latents whose maxima bound the k-th largest pre-activation from below."""
+PARTS = (1024, 8192)
+"""Fewest and most parts of the latents whose maxima bound the k-th largest pre-activation from below."""
+
+VALUE, MAGNITUDE = -1, 0x7FFF
+"""Which bits of a bfloat16 number are compared: all, or all but that of the sign."""
 
 DENSE = 0.1
 """Density of candidates from which the definition's dense product is the faster way to exact values."""
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Run a kernel on the device of its first argument; an empty grid is nothing to do, which CUDA calls an error.
-
-    Products may be fused into sums. Triton's default for this depends on its version, and says so in a warning.
-    """
-    if all(grid):
-        with torch.cuda.device_of(arguments[0]):
-            kernel[grid](*arguments, enable_fp_fusion=True, **options)
-
-
-def sum_dtype(x: Tensor) -> tl.dtype:
-    """Return the dtype in which sums over x are taken: float64 for itself, float32 for everything else."""
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
-
-
-def gather_dot(x_BD: Tensor, weight_FD: Tensor, offsets: Tensor, indices_E: Tensor) -> Tensor:
-    """Return `(E,)`: the product of each entry's row of x with its latent's row of the weight."""
-    return _dots(x_BD, weight_FD, row_of_entry(offsets, indices_E), indices_E)
-
-
-def _dots(x_BD: Tensor, weight_FD: Tensor, row_E: Tensor, indices_E: Tensor) -> Tensor:
-    """Return `(E,)`: ⟨x_row, W_latent⟩, and 0 for entries whose latent is −1.
-
-    A program takes 16 entries: they are mostly of one row, which is then read from the cache. It reads 128 columns at
-    a time, 16 numbers per thread, and adds the columns up only at the end.
-    """
-    x_BD, weight_FD, row_E, indices_E = (t.detach().contiguous() for t in (x_BD, weight_FD, row_E, indices_E))
-    width, entries = x_BD.shape[1], indices_E.shape[0]
-    out_E = x_BD.new_empty(entries)
-    block = max(16, min(128, triton.next_power_of_2(width)))
-    tensors = (x_BD, weight_FD, row_E, indices_E, out_E)
-    launch(
-        _dots_kernel, (triton.cdiv(entries, 16),), *tensors, entries, width, sum_dtype(x_BD), BLOCK_E=16, BLOCK_D=block
-    )
-    return out_E
-
-
-@triton.jit
-def _dots_kernel(
-    x_ptr,
-    weight_ptr,
-    row_ptr,
-    latent_ptr,
-    out_ptr,
-    entries,
-    width,
-    SUM: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    entry = tl.program_id(0).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E)
-    row = tl.load(row_ptr + entry, mask=entry < entries, other=0).to(tl.int64)
-    latent = tl.load(latent_ptr + entry, mask=entry < entries, other=-1).to(tl.int64)
-    wanted = latent >= 0
-    total = tl.zeros((BLOCK_E, BLOCK_D), dtype=SUM)
-    end = tl.where(tl.max(latent, 0) >= 0, width, 0)  # most blocks of a row's candidates may be empty
-    for start in range(0, end, BLOCK_D):
-        column = start + tl.arange(0, BLOCK_D)
-        inside = wanted[:, None] & (column < width)[None, :]
-        x = tl.load(x_ptr + row[:, None] * width + column[None, :], mask=inside, other=0.0)
-        weight = tl.load(weight_ptr + latent[:, None] * width + column[None, :], mask=inside, other=0.0)
-        total += x.to(SUM) * weight.to(SUM)
-    tl.store(out_ptr + entry, tl.sum(total, 1), mask=entry < entries)
-
-
 def select_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return indices and values `(B, k)` of the k largest pre-activations of each row, in no particular order.
 
-    Candidates are the latents whose rough value reaches that of the k-th largest group maximum, and then those whose
+    Candidates are the latents whose rough value reaches that of the k-th largest part's maximum, and then those whose
     rough value reaches the k-th largest exact value less the margin.
     """
+    choose = partial(_topk_of_chunk, VALUE) if _low_precision_serves(x_BD, weight_FD.shape[0], k) else None
+    return _by_chunks(choose, reference.select_topk, x_BD, weight_FD, bias_F, k, 32 * _room(k))
+
+
+def select_abs_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, k)` of the k pre-activations of each row that are largest in magnitude.
+
+    As in `select_topk`, with magnitudes for values: that of a rough value is off by no more than the value.
+    """
+    choose = partial(_topk_of_chunk, MAGNITUDE) if _low_precision_serves(x_BD, weight_FD.shape[0], k) else None
+    return _by_chunks(choose, reference.select_abs_topk, x_BD, weight_FD, bias_F, k, 32 * _room(k))
+
+
+def select_group_max(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, groups)` of the largest pre-activation of each group of consecutive latents.
+
+    As in `select_topk` for k = 1 in each group, with the margin of the whole row: one group has too few candidates.
+    """
+    latents = weight_FD.shape[0]
+    size, room = reference.group_size(latents, groups), _room_of_group(groups)
+    choose = _group_max_of_chunk if size >= 2 * room and _low_precision_serves(x_BD, latents, groups) else None
+    return _by_chunks(choose, reference.select_group_max, x_BD, weight_FD, bias_F, groups, 32 * room * groups)
+
+
+def _by_chunks(
+    choose: Callable[..., tuple[Tensor, Tensor, Tensor]] | None,
+    define: Callable[..., tuple[Tensor, Tensor]],
+    x_BD: Tensor,
+    weight_FD: Tensor,
+    bias_F: Tensor,
+    count: int,
+    scratch: int,
+) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(B, count)`, by the definition in all rows or in those where a choice is in doubt.
+
+    choose(x, weight, bias, count, rough) returns indices, values and doubts of a chunk of rows, and needs `scratch`
+    bytes for each.
+    """
     x_BD, weight_FD, bias_F = (t.detach().contiguous() for t in (x_BD, weight_FD, bias_F))
-    room = _room(k)
     with _full_precision(x_BD.device):
-        if not _low_precision_serves(x_BD, weight_FD.shape[0], k):
-            return _topk_by_definition(x_BD, weight_FD, bias_F, k)
-        parts = [
-            _topk_of_chunk(x_BD[chunk], weight_FD, bias_F, k, rough_BF)
-            for chunk, rough_BF in _low_precision(x_BD, weight_FD, bias_F, 32 * room)
+        if choose is None:
+            return _by_definition(define, x_BD, weight_FD, bias_F, count)
+        chosen = [
+            choose(x_BD[chunk], weight_FD, bias_F, count, rough_BF)
+            for chunk, rough_BF in _low_precision(x_BD, weight_FD, bias_F, scratch)
         ]
-        indices_BK, values_BK, doubtful_B = (torch.cat(part) for part in zip(*parts, strict=True))
+        indices_BK, values_BK, doubtful_B = (torch.cat(each) for each in zip(*chosen, strict=True))
         again = doubtful_B.nonzero()[:, 0]
         if again.numel():
-            indices_BK[again], values_BK[again] = _topk_by_definition(x_BD[again], weight_FD, bias_F, k)
+            indices_BK[again], values_BK[again] = _by_definition(define, x_BD[again], weight_FD, bias_F, count)
     return indices_BK, values_BK
 
 
 def _topk_of_chunk(
-    x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int, rough_BF: Tensor
+    order: int, x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int, rough_BF: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return indices and values `(B, k)`, and which rows `(B,)` have to be done again."""
     sample, room = max(k, SAMPLE), _room(k)
-    best = _best(rough_BF, sample, room)
+    best = _best(rough_BF, sample, room, order=order)
     exact_BC = _exact(x_BD, weight_FD, bias_F, best.indices)
-    margin_B = _margin(best.error(exact_BC), x_BD, torch.nanmedian)
-    cut_B = exact_BC.topk(k, sorted=False).values.amin(1) - margin_B
-    more = _collect_rows(rough_BF, cut_B, best.threshold, room)
+    size_BC = best.compared(exact_BC, order)
+    margin_B = _margin(best.error(size_BC), x_BD, torch.nanmedian)
+    cut_B = size_BC.topk(k, sorted=False).values.amin(1) - margin_B
+    more = _collect_rows(rough_BF, cut_B, best.threshold, room, order=order)
     more_exact_BC = _exact(x_BD, weight_FD, bias_F, more.indices)
-    values_BK, place_BK = torch.cat([exact_BC, more_exact_BC], 1).topk(k, sorted=False)
+    more_size_BC = more.compared(more_exact_BC, order)
+    place_BK = torch.cat([size_BC, more_size_BC], 1).topk(k, sorted=False).indices
     indices_BK = torch.cat([best.indices, more.indices], 1).gather(1, place_BK).long()
+    values_BK = torch.cat([exact_BC, more_exact_BC], 1).gather(1, place_BK)
     trusted_B = margin_B.isfinite() & (best.count >= sample) & (best.count <= room) & (more.count <= room)
-    return indices_BK, values_BK, ~(trusted_B & (more.error(more_exact_BC) <= margin_B))
+    return indices_BK, values_BK, ~(trusted_B & (more.error(more_size_BC) <= margin_B))
+
+
+def _group_max_of_chunk(
+    x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, groups: int, rough_BF: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indices and values `(B, groups)`, and which rows `(B,)` have to be done again."""
+    size, sample, room = rough_BF.shape[1] // groups, triton.cdiv(SAMPLE, groups), _room_of_group(groups)
+    groups_of_rows = rough_BF.view(-1, size)
+    best = _best(groups_of_rows, sample, room)
+    candidates = best.of_rows(groups, size)
+    exact_BC = _exact(x_BD, weight_FD, bias_F, candidates.indices)
+    margin_B = _margin(candidates.error(exact_BC), x_BD, torch.nanmedian)
+    cut_BG = exact_BC.view(-1, groups, room).amax(2) - margin_B[:, None]
+    more = _collect_rows(groups_of_rows, cut_BG.view(-1), best.threshold, room)
+    more_candidates = more.of_rows(groups, size)
+    more_exact_BC = _exact(x_BD, weight_FD, bias_F, more_candidates.indices)
+    pair = [t.view(-1, groups, room) for t in (exact_BC, more_exact_BC)]
+    values_BG, place_BG = torch.cat(pair, 2).max(2)
+    pair = [t.indices.view(-1, groups, room) for t in (candidates, more_candidates)]
+    indices_BG = torch.cat(pair, 2).gather(2, place_BG[:, :, None])[:, :, 0].long()
+    trusted = ((best.count >= sample) & (best.count <= room) & (more.count <= room)).view(-1, groups).all(1)
+    trusted &= more_candidates.error(more_exact_BC) <= margin_B  # NaN is not
+    return indices_BG, values_BG, ~trusted
 
 
 def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,11 +176,11 @@ def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tenso
     with _full_precision(x_BD.device):
         if not _low_precision_serves(x_BD, weight_FD.shape[0], SAMPLE):
             return _above_by_definition(x_BD, weight_FD, bias_F, floor_F).codes(x_BD.shape[0])
-        parts = []
+        pieces = []
         for chunk, rough_BF in _low_precision(x_BD, weight_FD, bias_F - floor_F, 32 * _room(SAMPLE)):
             entries = _above_in_chunk(x_BD[chunk], weight_FD, bias_F, floor_F, rough_BF)
-            parts.append(entries.shift(chunk.start))
-        return _join(parts).codes(x_BD.shape[0])
+            pieces.append(entries.shift(chunk.start))
+        return _join(pieces).codes(x_BD.shape[0])
 
 
 def _above_in_chunk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tensor, rough_BF: Tensor) -> _Entries:
@@ -184,7 +191,7 @@ def _above_in_chunk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Te
     if found is None:
         return _above_by_definition(x_BD, weight_FD, bias_F, floor_F)
     row_E, indices_E, rough_E = found
-    values_E = _dots(x_BD, weight_FD, row_E, indices_E) + bias_F[indices_E]
+    values_E = dots(x_BD, weight_FD, row_E, indices_E) + bias_F[indices_E]
     above_E = values_E - floor_F[indices_E]
     doubtful_B = ~margin_B.isfinite()
     doubtful_B[row_E[~((rough_E - above_E).abs() <= margin_B[row_E])]] = True
@@ -200,7 +207,7 @@ def _above_in_chunk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Te
 def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return offsets, indices and values of the `count` largest pre-activations of all rows, latents in order.
 
-    The `count`-th largest of all rows' group maxima, each lowered by its row's margin, is a lower bound of the
+    The `count`-th largest of all rows' maxima of parts, each lowered by its row's margin, is a lower bound of the
     `count`-th largest exact value. What reaches it less the margin is computed exactly. Where the rows need more than
     one chunk, the low-precision product is done twice, because the bound is known only after all of them.
     """
@@ -219,26 +226,26 @@ def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: in
 def _batch_candidates(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int) -> _Entries | None:
     """Return entries among which are the `count` largest; None where that is doubtful."""
     per_row, room = triton.cdiv(count, max(x_BD.shape[0], 1)), _room(SAMPLE)
-    groups, scratch = _groups(max(per_row, SAMPLE), weight_FD.shape[0]), 32 * room
+    parts, scratch = _parts(max(per_row, SAMPLE), weight_FD.shape[0]), 32 * room
     maxima, errors, chunks = [], [], []
     for chunk, rough_BF in _low_precision(x_BD, weight_FD, bias_F, scratch):
-        best = _best(rough_BF, SAMPLE, room, groups=groups, keep_maxima=True)
+        best = _best(rough_BF, SAMPLE, room, parts=parts, keep_maxima=True)
         maxima.append(best.maxima)
         errors.append(best.error(_exact(x_BD[chunk], weight_FD, bias_F, best.indices)))
         chunks = [(chunk, rough_BF)]
     margin_B = _margin(torch.cat(errors), x_BD, torch.max)
     bound = (torch.cat(maxima) - margin_B[:, None]).view(-1).topk(count, sorted=False).values.amin()
-    parts = []
+    pieces = []
     for chunk, rough_BF in chunks if len(maxima) == 1 else _low_precision(x_BD, weight_FD, bias_F, scratch):
         found = _collect_entries(rough_BF, bound - margin_B[chunk])
         if found is None:
             return None
         row_E, indices_E, rough_E = found
-        values_E = _dots(x_BD[chunk], weight_FD, row_E, indices_E) + bias_F[indices_E]
+        values_E = dots(x_BD[chunk], weight_FD, row_E, indices_E) + bias_F[indices_E]
         if not ((rough_E - values_E).abs() <= margin_B[chunk][row_E]).all():
             return None
-        parts.append(_Entries(row_E, indices_E, values_E).shift(chunk.start))
-    entries = _join(parts)
+        pieces.append(_Entries(row_E, indices_E, values_E).shift(chunk.start))
+    entries = _join(pieces)
     return entries if int((entries.values >= bound).sum()) >= count else None
 
 
@@ -264,8 +271,8 @@ class _Entries(NamedTuple):
         return torch.searchsorted(self.rows, bounds), self.indices, self.values
 
 
-def _join(parts: list[_Entries]) -> _Entries:
-    return _Entries(*(torch.cat(part) for part in zip(*parts, strict=True)))
+def _join(pieces: list[_Entries]) -> _Entries:
+    return _Entries(*(torch.cat(each) for each in zip(*pieces, strict=True)))
 
 
 class _Candidates(NamedTuple):
@@ -281,11 +288,23 @@ class _Candidates(NamedTuple):
         """Return each row's largest distance between rough and exact value; NaN if a value is."""
         return torch.where(self.indices >= 0, (self.rough - exact_BC).abs(), 0.0).amax(1)
 
+    def compared(self, exact_BC: Tensor, order: int) -> Tensor:
+        """Return the exact values as they are compared, −∞ in unused places."""
+        return exact_BC if order == VALUE else torch.where(self.indices >= 0, exact_BC.abs(), -float("inf"))
+
+    def of_rows(self, groups: int, size: int) -> _Candidates:
+        """Return candidates of rows for those of their groups, one group after another."""
+        first = size * torch.arange(groups, dtype=torch.int32, device=self.indices.device)[:, None]
+        places = self.indices.view(-1, groups, self.indices.shape[1])
+        indices = torch.where(places >= 0, places + first, -1)
+        rows = [t.reshape(len(places), -1) for t in (self.threshold, self.count, indices, self.rough, self.maxima)]
+        return _Candidates(*rows)
+
 
 def _exact(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, indices_BC: Tensor) -> Tensor:
     """Return the pre-activations of the candidates, −∞ in unused places."""
     row_BC = torch.arange(len(x_BD), device=x_BD.device)[:, None].expand_as(indices_BC)
-    dots_E = _dots(x_BD, weight_FD, row_BC.reshape(-1), indices_BC.view(-1))
+    dots_E = dots(x_BD, weight_FD, row_BC.reshape(-1), indices_BC.view(-1))
     exact_BC = dots_E.view_as(indices_BC) + bias_F[indices_BC.clamp_min(0)]
     return torch.where(indices_BC >= 0, exact_BC, -float("inf"))
 
@@ -307,15 +326,20 @@ def _room(k: int) -> int:
     return triton.next_power_of_2(max(128, 2 * k))
 
 
-def _groups(k: int, latents: int) -> int:
-    """Return the number of groups of latents: eight times k, so that few of the k best share one."""
-    fewest, most = GROUPS
+def _room_of_group(groups: int) -> int:
+    """Return the number of places for the candidates of a group of a row: one or two are expected, and ties."""
+    return triton.next_power_of_2(max(16, 4 * triton.cdiv(SAMPLE, groups)))
+
+
+def _parts(k: int, latents: int) -> int:
+    """Return the number of parts of latents: eight times k, so that few of the k best share one."""
+    fewest, most = PARTS
     return min(max(fewest, triton.next_power_of_2(8 * k)), most, triton.next_power_of_2(latents))
 
 
 def _low_precision_serves(x_BD: Tensor, latents: int, k: int) -> bool:
     fast = x_BD.device.type == "cpu" or fast_bfloat16(x_BD.device)  # "cpu" is Triton's interpreter
-    few = 0 < k <= GROUPS[1] // 4 and latents >= 2 * _room(k)
+    few = 0 < k <= PARTS[1] // 4 and latents >= 2 * _room(k)
     return fast and few and x_BD.dtype == torch.float32 and x_BD.shape[0] > 0
 
 
@@ -335,28 +359,30 @@ def _slices(rows: int, step: int) -> list[slice]:
     return [slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step)]
 
 
-def _best(rough_BF: Tensor, k: int, room: int, *, groups: int | None = None, keep_maxima: bool = False) -> _Candidates:
-    """Return the latents whose rough value is at least the k-th largest group maximum.
+def _best(
+    rough_BF: Tensor, k: int, room: int, *, order: int = VALUE, parts: int | None = None, keep_maxima: bool = False
+) -> _Candidates:
+    """Return the latents whose rough value is at least the k-th largest part's maximum.
 
-    One program per row: 8 or 16 group maxima in each thread's registers, all threads reading neighbouring latents.
+    One program per row: 8 or 16 maxima of parts in each thread's registers, all threads reading neighbouring latents.
     """
     rows, latents = rough_BF.shape
-    groups = groups or _groups(k, latents)
+    parts = parts or _parts(k, latents)
     empty = _empty_candidates(rough_BF, room)
-    maxima_BG = empty.rough.new_empty(rows, groups if keep_maxima else 0)
-    best = empty._replace(maxima=maxima_BG)
-    options = {"GROUPS": groups, "KEEP_MAXIMA": keep_maxima, "num_warps": max(4, min(16, groups // 256))}
+    maxima_BS = empty.rough.new_empty(rows, parts if keep_maxima else 0)
+    best = empty._replace(maxima=maxima_BS)
+    options = {"ORDER": order, "PARTS": parts, "KEEP_MAXIMA": keep_maxima, "num_warps": max(4, min(16, parts // 256))}
     launch(_best_kernel, (rows,), rough_BF.view(torch.int16), *best, latents, k, room, **options)
     return best
 
 
-def _collect_rows(rough_BF: Tensor, low_B: Tensor, high_B: Tensor, room: int) -> _Candidates:
+def _collect_rows(rough_BF: Tensor, low_B: Tensor, high_B: Tensor, room: int, *, order: int = VALUE) -> _Candidates:
     """Return the latents whose rough value is at least `low` and below `high`."""
     rows, latents = rough_BF.shape
     found = _empty_candidates(rough_BF, room)._replace(threshold=low_B)
     start_B = torch.arange(rows, device=rough_BF.device) * room
     tensors = (low_B, high_B, start_B, found.count, found.indices, found.rough)
-    launch(_collect_kernel, (rows,), rough_BF.view(torch.int16), *tensors, latents, room, BLOCK=1024)
+    launch(_collect_kernel, (rows,), rough_BF.view(torch.int16), *tensors, latents, room, ORDER=order, BLOCK=1024)
     return found
 
 
@@ -369,14 +395,14 @@ def _collect_entries(rough_BF: Tensor, low_B: Tensor) -> tuple[Tensor, Tensor, T
     high_B, count_B = torch.full_like(low_B, float("inf")), torch.empty_like(low_B, dtype=torch.int32)
     bits_BF, nothing = rough_BF.view(torch.int16), count_B.new_empty(1)
     unused = (torch.zeros_like(count_B, dtype=torch.int64), count_B, nothing, low_B.new_empty(1))
-    launch(_collect_kernel, (rows,), bits_BF, low_B, high_B, *unused, latents, 0, BLOCK=1024)
+    launch(_collect_kernel, (rows,), bits_BF, low_B, high_B, *unused, latents, 0, ORDER=VALUE, BLOCK=1024)
     offsets = torch.nn.functional.pad(count_B.cumsum(0), (1, 0))
     total = int(offsets[-1])
     if total > DENSE * rows * latents:
         return None
     indices_E, rough_E = count_B.new_empty(total), low_B.new_empty(total)
     places = (offsets, count_B, indices_E, rough_E)
-    launch(_collect_kernel, (rows,), bits_BF, low_B, high_B, *places, latents, latents, BLOCK=1024)
+    launch(_collect_kernel, (rows,), bits_BF, low_B, high_B, *places, latents, latents, ORDER=VALUE, BLOCK=1024)
     return row_of_entry(offsets, indices_E), indices_E.long(), rough_E
 
 
@@ -403,16 +429,17 @@ def _best_kernel(
     latents,
     k,
     room,
-    GROUPS: tl.constexpr,
+    ORDER: tl.constexpr,
+    PARTS: tl.constexpr,
     KEEP_MAXIMA: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     bits_ptr += row * latents
-    group = tl.arange(0, GROUPS)
-    maxima = tl.zeros((GROUPS,), dtype=tl.int32)
-    for start in range(0, latents, GROUPS):
-        bits = tl.load(bits_ptr + start + group, mask=start + group < latents, other=0)
-        maxima = tl.maximum(maxima, tl.where(start + group < latents, _key(bits), 0))
+    part = tl.arange(0, PARTS)
+    maxima = tl.zeros((PARTS,), dtype=tl.int32)
+    for start in range(0, latents, PARTS):
+        bits = tl.load(bits_ptr + start + part, mask=start + part < latents, other=0).to(tl.int32) & ORDER
+        maxima = tl.maximum(maxima, tl.where(start + part < latents, _key(bits), 0))
     threshold = 0  # grows bit by bit to the largest key that at least k maxima reach
     for step in range(16):
         trial = threshold + (32768 >> step)
@@ -421,9 +448,10 @@ def _best_kernel(
     tl.store(threshold_ptr + row, low)
     if KEEP_MAXIMA:
         numbers = tl.where(maxima > 0, _number_of_key(maxima), -float("inf"))
-        tl.store(maxima_ptr + row * GROUPS + group, numbers)
+        tl.store(maxima_ptr + row * PARTS + part, numbers)
     start = row * room
-    found = _collect(bits_ptr, low, float("inf"), latent_ptr + start, rough_ptr + start, latents, room, GROUPS)
+    latent_ptr, rough_ptr = latent_ptr + start, rough_ptr + start
+    found = _collect(bits_ptr, low, float("inf"), latent_ptr, rough_ptr, latents, room, ORDER, PARTS)
     tl.store(count_ptr + row, found)
 
 
@@ -438,22 +466,24 @@ def _collect_kernel(
     rough_ptr,
     latents,
     room,
+    ORDER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     low, high, start = tl.load(low_ptr + row), tl.load(high_ptr + row), tl.load(start_ptr + row)
     end = tl.where(low < high, latents, 0)  # nothing to look for in most rows, or the bounds are NaN
-    found = _collect(bits_ptr + row * latents, low, high, latent_ptr + start, rough_ptr + start, end, room, BLOCK)
+    bits_ptr, latent_ptr, rough_ptr = bits_ptr + row * latents, latent_ptr + start, rough_ptr + start
+    found = _collect(bits_ptr, low, high, latent_ptr, rough_ptr, end, room, ORDER, BLOCK)
     tl.store(count_ptr + row, found)
 
 
 @triton.jit
-def _collect(bits_ptr, low, high, latent_ptr, rough_ptr, latents, room, BLOCK: tl.constexpr):
+def _collect(bits_ptr, low, high, latent_ptr, rough_ptr, latents, room, ORDER: tl.constexpr, BLOCK: tl.constexpr):
     """Write latents with low <= rough < high, in order, to the first `room` places; return how many there are."""
     found = 0
     for start in range(0, latents, BLOCK):
         latent = start + tl.arange(0, BLOCK)
-        rough = _number(tl.load(bits_ptr + latent, mask=latent < latents, other=0))
+        rough = _number(tl.load(bits_ptr + latent, mask=latent < latents, other=0).to(tl.int32) & ORDER)
         wanted = (rough >= low) & (rough < high) & (latent < latents)
         hits = tl.sum(wanted.to(tl.int32), 0)
         if hits > 0:
@@ -505,28 +535,30 @@ def _full_precision(device: torch.device) -> Iterator[None]:
                 torch.backends.cuda.matmul.fp32_precision = precision
 
 
-def _topk_by_definition(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    parts = [reference.select_topk(x_BD[chunk], weight_FD, bias_F, k) for chunk in _full_slices(x_BD, weight_FD)]
-    indices_BK, values_BK = (torch.cat(part) for part in zip(*parts, strict=True))
+def _by_definition(
+    define: Callable[..., tuple[Tensor, Tensor]], x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    found = [define(x_BD[chunk], weight_FD, bias_F, count) for chunk in _full_slices(x_BD, weight_FD)]
+    indices_BK, values_BK = (torch.cat(each) for each in zip(*found, strict=True))
     return indices_BK, values_BK
 
 
 def _above_by_definition(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tensor) -> _Entries:
-    parts = []
+    pieces = []
     for chunk in _full_slices(x_BD, weight_FD):
         offsets, indices_E, values_E = reference.select_above(x_BD[chunk], weight_FD, bias_F, floor_F)
-        parts.append(_Entries(row_of_entry(offsets, indices_E) + chunk.start, indices_E, values_E))
-    return _join(parts)
+        pieces.append(_Entries(row_of_entry(offsets, indices_E) + chunk.start, indices_E, values_E))
+    return _join(pieces)
 
 
 def _batch_candidates_by_definition(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int) -> _Entries:
     """Return the `count` largest of each chunk of rows, among which are those of the batch."""
-    parts = []
+    pieces = []
     for chunk in _full_slices(x_BD, weight_FD):
         most = min(count, (chunk.stop - chunk.start) * weight_FD.shape[0])
         offsets, indices_E, values_E = reference.select_batch_topk(x_BD[chunk], weight_FD, bias_F, most)
-        parts.append(_Entries(row_of_entry(offsets, indices_E) + chunk.start, indices_E, values_E))
-    return _join(parts)
+        pieces.append(_Entries(row_of_entry(offsets, indices_E) + chunk.start, indices_E, values_E))
+    return _join(pieces)
 
 
 def _full_slices(x_BD: Tensor, weight_FD: Tensor) -> list[slice]:

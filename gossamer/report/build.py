@@ -77,7 +77,7 @@ def describe(
         )
         for figure, value, rows in figures(measurement)
     )
-    site = source.site_of(sae.spec)
+    site = ", ".join(filter(None, sae.spec.task.inputs))
     return ReportData(
         title=f"{sae.spec.name}, {sae.spec.input_width} → {sae.spec.latents:,} latents",
         subtitle=f"Trained on {spec.train.steps * spec.train.batch:,} rows" + (f" of {site}." if site else "."),
@@ -98,8 +98,9 @@ def _cards(
     score = measurement.sparsity
     latents, sampling = choose_latents(score.densities, features, seed=seed)
     activity, _ = collect(sae, source, latents, rows=score.rows)
-    directions = sae.decoder.weight.detach()[latents]
-    lens = logit_lens(source, directions) or [(None, None)] * len(latents)
+    in_stream = sae.spec.decoder.linear and len(sae.spec.task.targets) == 1
+    lens = logit_lens(source, sae.directions().detach()[latents]) if in_stream else None
+    lens = lens or [(None, None)] * len(latents)
     rng = np.random.default_rng(seed)
     cards = []
     for latent, (promoted, suppressed) in zip(latents.tolist(), lens, strict=True):
@@ -129,7 +130,8 @@ def _settings(spec: RunSpec, derived: Derived, source: Source, sae: SparseAutoen
         Setting("sparsity", repr(parts.sparsity)),
         Setting("decoder", repr(parts.decoder)),
         Setting("scaling", repr(parts.scaling)),
-        *(Setting("loss", repr(part)) for part in (*parts.penalties, *parts.auxiliaries)),
+        Setting("task", repr(parts.task)),
+        *(Setting("loss", repr(part)) for part in (parts.reconstruction, *parts.penalties, *parts.auxiliaries)),
     ]
     data = [Setting(topic, text) for topic, text in source.describe().items()]
     files = spec.source.to_dict().get("texts")
@@ -150,6 +152,7 @@ def _curves(log: Sequence[dict[str, Any]]) -> tuple[Curve, ...]:
     shown: dict[str, tuple[str, Literal["linear", "log"], str]] = {
         "reconstruction": ("Reconstruction error", "log", "mean square in training units; 1 is the mean row"),
         "l0": ("L0", "linear", "active latents per row"),
+        "strength": ("Weight of the penalty", "log", "steered until L0 is what was asked for"),
         "dead": ("Dead latents", "linear", "share silent for longer than the dead window"),
         "learning_rate": ("Learning rate", "linear", "warm-up, plateau, decay"),
     }
@@ -157,4 +160,5 @@ def _curves(log: Sequence[dict[str, Any]]) -> tuple[Curve, ...]:
     return tuple(
         Curve(name=name, steps=rows, values=[line[key] for line in log], scale=scale, explanation=explanation)
         for key, (name, scale, explanation) in shown.items()
+        if all(key in line for line in log)
     )

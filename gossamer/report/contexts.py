@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.codes import is_active
 from gossamer.report.data import Context, Histogram
 from gossamer.sources.activations import Activations
 from gossamer.sources.source import Batch, Source
@@ -60,15 +61,17 @@ class Activity:
     positions: np.ndarray
 
     def histogram(self) -> Histogram | None:
-        """Return the activations in bins from 0 to the largest; None if there are none."""
+        """Return the activations in bins from 0 to the largest, or from the smallest if that is less; None if none."""
         if not len(self.values):
             return None
-        counts, edges = np.histogram(self.values, bins=BINS, range=(0.0, float(self.values.max())))
+        counts, edges = np.histogram(
+            self.values, bins=BINS, range=(min(0.0, float(self.values.min())), max(0.0, float(self.values.max())))
+        )
         return Histogram(counts=counts.tolist(), edges=edges.tolist())
 
     def strongest(self, count: int) -> np.ndarray:
         """Return the entries with the largest activations, at most one per window."""
-        order = np.argsort(-self.values, kind="stable")
+        order = np.argsort(-np.abs(self.values), kind="stable")
         _, first = np.unique(self.windows[order], return_index=True)
         return order[np.sort(first)[:count]]
 
@@ -100,16 +103,16 @@ def collect(
     sae: SparseAutoencoder, source: Source, latents: np.ndarray, *, rows: int
 ) -> tuple[dict[int, Activity], int]:
     """Return the activity of some latents over the first `rows` held-out rows, and how many rows there were."""
-    site = source.site_of(sae.spec)
-    weight = sae.encoder.weight
+    weight = sae.decoder.bias
     slot = torch.full((sae.spec.latents,), -1, dtype=torch.int64)
     slot[torch.from_numpy(latents)] = torch.arange(len(latents))
     parts: list[np.ndarray] = []
     seen = 0
     for places, batch in _held_out(source):
         batch = batch[: rows - seen]
-        codes = sae.encode(batch.rows[site].to(weight)).to("cpu")
-        wanted = (slot[codes.indices] >= 0) & (codes.values > 0)
+        x, _ = sae.spec.task.rows(batch.rows)
+        codes = sae.encode(x.to(weight)).to("cpu")
+        wanted = (slot[codes.indices] >= 0) & is_active(codes)
         row = codes.row_of_entry()[wanted].numpy()
         columns = (slot[codes.indices[wanted]].numpy(), codes.values[wanted].numpy(), *places[row].T)
         parts.append(np.stack([column.astype(np.float64) for column in (*columns, *batch.origins.numpy()[row].T)]))

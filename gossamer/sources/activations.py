@@ -169,6 +169,8 @@ class ActivationsSpec(SourceSpec):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_documents: int | None = None
 
+    source: ClassVar[type[Activations]] = Activations
+
     def build(self, *, device: str = "cpu") -> Activations:
         """Read the texts, then load the model: what fails fast comes first."""
         from gossamer.sources.models import load_model
@@ -176,7 +178,7 @@ class ActivationsSpec(SourceSpec):
 
         texts = read_documents(self.texts)[: self.max_documents]
         loaded = load_model(self.model, device=device, dtype=self.dtype)
-        return Activations(
+        return self.source(
             loaded.model,
             loaded.tokenizer,
             hook=self.hook,

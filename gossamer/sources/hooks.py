@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.spec import nearest
 
-__all__ = ["capture", "evaluating", "replaced", "resolve"]
+__all__ = ["capture", "evaluating", "frozen", "observed", "replaced", "resolve"]
 
 
 class _Stop(BaseException):
@@ -90,6 +90,38 @@ def replaced(model: nn.Module, site: str, function: Callable[[Tensor], Tensor]) 
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def observed(model: nn.Module, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the context, note the output of each site, as of its last call."""
+    seen: dict[str, Tensor] = {}
+
+    def hook_of(site: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            seen[site] = _first(output, site)
+
+        return hook
+
+    handles = [model.get_submodule(site).register_forward_hook(hook_of(site)) for site in sites]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within the context, no parameter asks for a gradient; afterwards those do that did."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _first(output: Any, site: str) -> Tensor:

@@ -49,9 +49,11 @@ class Source(ABC):
     """Something that rows come from.
 
     widths: input width per site. rows, validation_rows: how many there are to train on (an epoch) and how many are
-    held out, by document. buffer_rows: how many rows a feed shuffles at a time; this bounds its memory.
+    held out, by document. buffer_rows: how many rows a feed shuffles at a time; this bounds its memory. block: rows
+    that stay together and in order when a feed shuffles.
     """
 
+    block: int = 1
     widths: dict[str, int]
     rows: int
     validation_rows: int
@@ -78,6 +80,10 @@ class Source(ABC):
         batch: about how many rows at a time.
         """
 
+    def measured_on(self, batch: Batch) -> Batch:
+        """Return the rows of every site for a batch of training rows, if those are something else."""
+        return batch
+
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:
         """Return what distinguishes this source from others, for comparing runs."""
@@ -101,15 +107,19 @@ class Source(ABC):
         sites = ", ".join(map(repr, self.widths))
         raise ValueError(f"the autoencoder reads site {wanted!r}, but the source has {sites}")
 
-    def site_of(self, autoencoder: AutoencoderSpec) -> str:
-        """Return the site that an autoencoder reads; raises ValueError if there is none or its width does not fit."""
-        site = self.site(autoencoder.site)
-        if self.widths[site] != autoencoder.input_width:
-            raise ValueError(
-                f"{autoencoder.name} has input_width {autoencoder.input_width}, "
-                f"but the rows are {self.widths[site]} wide"
-            )
-        return site
+    def width(self, sites: Sequence[str]) -> int:
+        """Return the width of several sites side by side; raises ValueError for one that does not exist."""
+        return sum(self.widths[self.site(site)] for site in sites)
+
+    def require(self, autoencoder: AutoencoderSpec) -> None:
+        """Raise ValueError unless there are the sites that an autoencoder reads and gives back, in its widths."""
+        task = autoencoder.task
+        for sites, name in ((task.inputs, "input_width"), (task.targets, "output_width")):
+            if self.width(sites) != getattr(autoencoder, name):
+                raise ValueError(
+                    f"{autoencoder.name} has {name} {getattr(autoencoder, name)}, "
+                    f"but the rows are {self.width(sites)} wide"
+                )
 
 
 class SourceSpec(Spec):
@@ -135,6 +145,8 @@ class Feed:
     def __init__(self, source: Source, *, batch: int, seed: int) -> None:
         if source.rows < 1:
             raise ValueError("the source holds no rows to train on")
+        if batch % source.block:
+            raise ValueError(f"{source.block} rows of this source stay together, so batch = {batch} must be a multiple")
         self.source, self.batch, self.seed = source, batch, seed
         self.epoch, self.buffer, self.offset = 0, 0, 0
         self._carry: Batch | None = None
@@ -156,7 +168,7 @@ class Feed:
 
     def sample(self, rows: int) -> Batch:
         """Return up to `rows` rows of the current buffer without moving on."""
-        return self._filled()[self._order[:rows]]
+        return self._filled()[self._order[: rows - rows % self.source.block]]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the place in the stream as tensors."""
@@ -183,7 +195,8 @@ class Feed:
             units = units[self.buffer * per_buffer : (self.buffer + 1) * per_buffer]
             read = self.source.read(units)
             _require_finite(read)
-            order = np.random.default_rng([self.seed, self.epoch, self.buffer, 1]).permutation(len(read))
+            together = np.arange(len(read)).reshape(-1, self.source.block)
+            order = np.random.default_rng([self.seed, self.epoch, self.buffer, 1]).permutation(together).ravel()
             carry = self._carry
             left_over = 0 if carry is None else len(carry)
             self._rows = read if carry is None else Batch.concatenate([_like(carry, read), read])

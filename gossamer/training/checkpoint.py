@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from gossamer.storage import read_tensors, replace_folder, write_tensors
 
-__all__ = ["KEEP", "Checkpoint", "newest", "read", "write"]
+__all__ = ["KEEP", "Checkpoint", "named", "newest", "read", "write"]
 
 KEEP = 2
 """How many checkpoints stay on disk."""
@@ -29,8 +30,13 @@ class Checkpoint:
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names start with `prefix.`, without it."""
-        start = f"{prefix}."
-        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+        return named(self.tensors, prefix)
+
+
+def named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:

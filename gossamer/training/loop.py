@@ -19,7 +19,7 @@ from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import SPEC
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.kernels.sharing import shared_inputs
-from gossamer.sources.source import Feed, Source, SourceSpec
+from gossamer.sources.source import Batch, Feed, Source, SourceSpec
 from gossamer.training import checkpoint as checkpoints
 from gossamer.training.checkpoint import Checkpoint
 from gossamer.training.devices import resolve_device
@@ -138,10 +138,10 @@ class _Session:
         with StopRequest() as stop, progress:
             while self.step < spec.steps:
                 batch = self.feed.next()
-                rows = {site: x.to(self.device, torch.float32) for site, x in batch.rows.items()}
+                rows = _on_device(batch, self.device)
                 with shared_inputs() if len(self.trainees) > 1 else nullcontext():
                     for trainee in self.trainees:
-                        trainee.step(rows[self.source.site_of(trainee.sae.spec)], self.step)
+                        trainee.step(rows, self.step)
                 self.step += 1
                 last = self.step == spec.steps
                 figures = self._log(began) if self.step % spec.log_every == 0 or last else None
@@ -167,10 +167,10 @@ class _Session:
         return make_plan(self.source, self.trainees, sample, self.run.train, self.folder, done=self.step)
 
     def _start_from_data(self) -> None:
-        sample = self.feed.sample(SAMPLE_ROWS)
+        sample = self.source.measured_on(self.feed.sample(SAMPLE_ROWS))
+        rows = _on_device(sample, self.device)
         for trainee in self.trainees:
-            rows = sample.rows[self.source.site_of(trainee.sae.spec)]
-            start_from_data(trainee.sae, rows.to(self.device, torch.float32))
+            start_from_data(trainee.sae, *trainee.sae.spec.task.rows(rows))
 
     def _log(self, began: float) -> dict[str, float]:
         """Write a line per model, and return the first model's figures for the progress display."""
@@ -183,7 +183,7 @@ class _Session:
             timing = {"seconds": round(time.monotonic() - began, 3)}
             self.log.write({**record, "learning_rate": rate, **values, **timing})
             figures = figures or values
-        return {name: figures[name] for name in ("reconstruction", "l0", "dead")}
+        return {name: figures[name] for name in ("loss", "reconstruction", "l0", "dead") if name in figures}
 
     def _require_finite(self) -> None:
         for number, trainee in enumerate(self.trainees):
@@ -247,7 +247,7 @@ def _prepare(
     if len({id(sae) for sae in saes}) < len(saes):
         raise ValueError("the same autoencoder is in the list twice; build each with a seed of its own")
     for sae in saes:
-        source.site_of(sae.spec)
+        source.require(sae.spec)
     device = resolve_device(spec.device)
     derived = tuple(derive(spec, sae.spec) for sae in saes)
     run = RunSpec(
@@ -267,7 +267,7 @@ def _prepare(
         else:
             require_unused(folder)
     trainees = [
-        Trainee(sae.to(device).train(), spec.optimizer, numbers, steps=spec.steps)
+        Trainee(sae.to(device).train(), sae.spec.task.bind(source), spec, numbers)
         for sae, numbers in zip(saes, run.derived, strict=True)
     ]
     feed = Feed(source, batch=spec.batch, seed=spec.seed)
@@ -297,6 +297,12 @@ def _saved_run(folder: Path, run: RunSpec) -> RunSpec:
             + "\n  ".join(different)
         )
     return saved
+
+
+def _on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    return {
+        site: x.to(device, torch.float32) if x.is_floating_point() else x.to(device) for site, x in batch.rows.items()
+    }
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

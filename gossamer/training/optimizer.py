@@ -1,7 +1,8 @@
-"""The optimizer: Adam, in one pass over each weight matrix, on gradients that are never written out as matrices."""
+"""Optimizers: Adam, in one pass over each weight matrix, on gradients that are never written out; and SGD."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,30 +11,69 @@ from torch import Tensor
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
-from gossamer.autoencoder.decoders import Free, UnitRows
-from gossamer.training.spec import Adam
+from gossamer.autoencoder.constraints import Free, UnitRows
+from gossamer.training.spec import SGD, Adam, OptimizerSpec
 
-__all__ = ["Optimizer"]
+__all__ = ["AdamOptimizer", "Optimizer", "SGDOptimizer", "make_optimizer"]
 
 
-class Optimizer:
-    """Adam for one autoencoder.
+class Optimizer(ABC):
+    """Change the weights of one autoencoder by their gradients.
 
-        with optimizer.gradients():
-            loss.backward()
-        optimizer.step(learning_rate)
-
-    Matrices `(latents, width)` are done by `kernels.adam_rows`, the constraint on the decoder rows included; vectors by
-    `torch.optim.Adam`.
+    with optimizer.gradients():
+        loss.backward()
+    optimizer.step(learning_rate)
     """
 
+    def __init__(self, sae: SparseAutoencoder) -> None:
+        self._names = {name: p for name, p in sae.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Forget the gradients of the last step, and collect those of the backward passes in this context."""
+        self.clear()
+        yield
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._names.values():
+            parameter.grad = None
+
+    @abstractmethod
+    def step(self, learning_rate: float) -> None:
+        """Change the weights by what was collected."""
+
+    @abstractmethod
+    def moments(self) -> dict[Tensor, list[Tensor]]:
+        """Return what is remembered of past gradients, by parameter, in tensors of the parameter's shape."""
+
+    def forget(self, latents: Tensor, of: int) -> None:
+        """Forget the past gradients of some latents, of so many."""
+        for parameter, moments in self.moments().items():
+            if parameter.shape[0] == of:
+                for moment in moments:
+                    moment[latents] = 0
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that the next steps depend on, as named tensors."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+
+
+class AdamOptimizer(Optimizer):
+    """Adam. Matrices `(latents, width)` are done by `kernels.adam_rows`, the constraint on the decoder rows included;
+    vectors by `torch.optim.Adam`."""
+
     def __init__(self, sae: SparseAutoencoder, spec: Adam) -> None:
+        super().__init__(sae)
         self._spec = spec
         self._constraints = sae.decoder.constraints()
-        self._names = dict(sae.named_parameters())
-        self._matrices = [p for p in sae.parameters() if p.dim() == 2]
+        self._matrices = [p for p in self._names.values() if p.dim() == 2]
         self._vectors = torch.optim.Adam(
-            [p for p in sae.parameters() if p.dim() != 2],
+            [p for p in self._names.values() if p.dim() != 2],
             betas=(spec.beta1, spec.beta2),
             eps=spec.eps,
             fused=True,
@@ -54,9 +94,8 @@ class Optimizer:
 
     def clear(self) -> None:
         """Forget the gradients."""
+        super().clear()
         self._gradients = []
-        for parameter in self._names.values():
-            parameter.grad = None
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -71,13 +110,20 @@ class Optimizer:
             constraint = self._constraints.get(weight, Free())
             if isinstance(constraint, Free | UnitRows):
                 kernels.adam_rows(gradient, *moments, numbers, unit_rows=isinstance(constraint, UnitRows))
-            else:
+                continue
+            if constraint.before:
                 constraint.before_step(weight, gradient.write_out())
-                kernels.adam_rows(gradient, *moments, numbers, unit_rows=False)
-                constraint.after_step(weight)
+            kernels.adam_rows(gradient, *moments, numbers, unit_rows=False)
+            constraint.after_step(weight)
         for group in self._vectors.param_groups:
             group["lr"] = learning_rate
         self._vectors.step()
+
+    def moments(self) -> dict[Tensor, list[Tensor]]:
+        """Return both moments of every parameter."""
+        states = self._vectors.state
+        vectors = {p: [states[p]["exp_avg"], states[p]["exp_avg_sq"]] for p in self._names.values() if states.get(p)}
+        return {**{p: list(pair) for p, pair in self._moments.items()}, **vectors}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the moments by the name of the parameter, and the number of steps."""
@@ -86,7 +132,7 @@ class Optimizer:
             if parameter in self._moments:
                 state |= zip((f"{name}.exp_avg", f"{name}.exp_avg_sq"), self._moments[parameter], strict=True)
             else:
-                state |= {f"{name}.{key}": value for key, value in self._vectors.state[parameter].items()}
+                state |= {f"{name}.{key}": value for key, value in self._vectors.state.get(parameter, {}).items()}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -97,8 +143,49 @@ class Optimizer:
             if parameter in self._moments:
                 for moment, key in zip(self._moments[parameter], ("exp_avg", "exp_avg_sq"), strict=True):
                     moment.copy_(saved[key])
-            else:
+            elif saved:
                 self._vectors.state[parameter] = {
                     key: t.clone() if key == "step" and t.device.type == "cpu" else t.to(parameter.device).clone()
                     for key, t in saved.items()
                 }
+
+
+class SGDOptimizer(Optimizer):
+    """Stochastic gradient descent on every parameter, by `torch.optim.SGD`."""
+
+    def __init__(self, sae: SparseAutoencoder, spec: SGD) -> None:
+        super().__init__(sae)
+        self._decoder = sae.decoder
+        self._sgd = torch.optim.SGD(self._names.values(), lr=0.0, momentum=spec.momentum)
+
+    def step(self, learning_rate: float) -> None:
+        """Change the weights by what was collected."""
+        for group in self._sgd.param_groups:
+            group["lr"] = learning_rate
+        self._decoder.before_step()
+        self._sgd.step()
+        self._decoder.after_step()
+
+    def moments(self) -> dict[Tensor, list[Tensor]]:
+        """Return the momentum of every parameter, if there is any."""
+        found = {p: self._sgd.state[p].get("momentum_buffer") for p in self._names.values()}
+        return {p: [buffer] for p, buffer in found.items() if buffer is not None}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the momentum by the name of the parameter."""
+        moments = self.moments()
+        return {f"{name}.momentum": moments[p][0] for name, p in self._names.items() if p in moments}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        for name, parameter in self._names.items():
+            if f"{name}.momentum" in state:
+                self._sgd.state[parameter]["momentum_buffer"] = state[f"{name}.momentum"].to(parameter).clone()
+
+
+def make_optimizer(sae: SparseAutoencoder, spec: OptimizerSpec) -> Optimizer:
+    """Return the optimizer that a spec describes."""
+    if isinstance(spec, Adam):
+        return AdamOptimizer(sae, spec)
+    assert isinstance(spec, SGD)
+    return SGDOptimizer(sae, spec)

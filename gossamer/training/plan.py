@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gossamer import kernels
 from gossamer.sources.source import Batch, Source
@@ -58,7 +57,7 @@ def make_plan(
     parameters = sum(p.numel() for trainee in trainees for p in trainee.sae.parameters())
     widest = max(trainee.sae.spec.latents for trainee in trainees)
     buffer = source.bytes_per_row * (source.buffer_rows + spec.batch)
-    moments = 2 * torch.finfo(getattr(torch, spec.optimizer.moments)).bits // 8
+    moments = spec.optimizer.moment_bytes
     codes = 4 * FLOAT * widest * spec.batch + FLOAT * parameters if any(t.density.dense for t in trainees) else 0
     memory = (FLOAT + moments) * parameters + codes + kernels.workspace_bytes(parameters // 2, widest) + buffer
     disk = (KEEP + 1) * 3 * FLOAT * parameters + FLOAT * parameters
@@ -105,12 +104,13 @@ def _seconds_per_row(source: Source) -> float:
 
 def _seconds_per_step(trainee: Trainee, source: Source, sample: Batch) -> float:
     """Time forward and backward on the sample; weights and optimizer stay as they are."""
-    x = sample.rows[source.site_of(trainee.sae.spec)].to(trainee.sae.encoder.weight)
+    parameter = next(trainee.sae.parameters())
+    rows = {site: x.to(parameter) if x.is_floating_point() else x for site, x in sample.rows.items()}
     seconds = float("inf")
     for _ in range(2):
         start = time.perf_counter()
         with trainee.optimizer.gradients():
-            trainee.sae.loss(x, dead=trainee.dead.indices, dense=trainee.density.dense).total.backward()
+            trainee.objective(trainee.sae, rows, trainee.moment(0)).total.backward()
         seconds = min(seconds, time.perf_counter() - start)
         trainee.optimizer.clear()
     return seconds

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
-from gossamer.autoencoder.presets import preset
+from gossamer.autoencoder.presets import options, preset
+from gossamer.autoencoder.tasks import Reconstruct
 from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
 from gossamer.training.spec import TrainSpec
@@ -18,20 +19,32 @@ __all__ = ["PresetSpec", "Recipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class PresetSpec(Spec):
-    """A preset and its dials; the input width comes from the source."""
+    """A preset and its dials; widths come from the source.
+
+    l0: active latents per row. site: what is read; needed only if the source has several. target: what a transcoder
+    gives. sites, targets: the same for a crosscoder and a cross-layer transcoder.
+    """
 
     name: str
     latents: int
     l0: int | None = None
     l1: float | None = None
-    site: str = ""
+    site: str | None = None
+    target: str | None = None
+    sites: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = None
 
     def resolve(self, source: Source) -> AutoencoderSpec:
         """Return the autoencoder's spec for this source."""
-        dials = {"l0": self.l0, "l1": self.l1}
-        given = {name: value for name, value in dials.items() if value is not None}
-        width = source.widths[source.site(self.site)]
-        return preset(self.name, input_width=width, latents=self.latents, **given).replace(site=self.site)
+        accepted = options(self.name)
+        given = self.to_dict() | {"input_width": source.width(self.sites or (self.site or "",))}
+        if "width" in accepted and self.target is not None:
+            given["width"] = source.width((self.target,))
+        if "widths" in accepted and self.sites is not None:
+            given["widths"] = tuple(source.width((site,)) for site in self.sites)
+        task = None if "site" in accepted or self.site is None else Reconstruct(site=given.pop("site"))
+        spec = preset(**given)
+        return spec if task is None else spec.replace(task=task)
 
 
 @dataclass(frozen=True, kw_only=True)

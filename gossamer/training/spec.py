@@ -4,21 +4,57 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.spec import Spec
 
-__all__ = ["Adam", "Derived", "Kernels", "TrainSpec", "derive"]
+__all__ = ["SGD", "Adam", "Derived", "Kernels", "OptimizerSpec", "TrainSpec", "derive"]
+
+
+class OptimizerSpec(Spec):
+    """The family of optimizers."""
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes that are remembered for each weight."""
+        raise NotImplementedError
+
+    def derived_rate(self, latents: int) -> float:
+        """Return the learning rate for an autoencoder of so many latents; raises ValueError if there is no rule."""
+        raise ValueError(f"there is no rule for the learning rate of {self.kind!r}; give one")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adam(Spec):
+class SGD(OptimizerSpec):
+    """Stochastic gradient descent: w ← w − rate · v, v ← momentum · v + gradient. It needs a learning_rate.
+
+    Robbins & Monro 1951 (https://doi.org/10.1214/aoms/1177729586).
+    """
+
+    kind: ClassVar[str] = "sgd"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of the momentum of a weight."""
+        return 4 if self.momentum else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(OptimizerSpec):
     """Adam (Kingma & Ba 2014, https://arxiv.org/abs/1412.6980), in one fused pass over weights and moments.
 
     moments: how the moments of the weight matrices are stored, "float32" or, in half the memory, "bfloat16".
     """
 
+    kind: ClassVar[str] = "adam"
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
@@ -30,6 +66,15 @@ class Adam(Spec):
             raise ValueError(f"betas lie in [0, 1) and eps above 0; got {self.to_dict()}")
         if self.moments not in ("float32", "bfloat16"):
             raise ValueError(f"moments are stored as 'float32' or 'bfloat16', got {self.moments!r}")
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of the two moments of a weight."""
+        return 8 if self.moments == "float32" else 4
+
+    def derived_rate(self, latents: int) -> float:
+        """Return 5e-3 · √(4608 / latents), at most 1e-2 (`derive` says why)."""
+        return min(1e-2, 5e-3 * math.sqrt(4608 / latents))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +113,7 @@ class TrainSpec(Spec):
     warmup_steps: int | None = None
     decay_steps: int | None = None
     dead_after: int | None = None
-    optimizer: Adam = Adam()
+    optimizer: OptimizerSpec = Adam()
     checkpoint_every: int = 500
     log_every: int = 20
     device: str = "auto"
@@ -127,12 +172,10 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
       rows on runs of billions).
     """
     steps = train.steps
-    given = (train.learning_rate, train.warmup_steps, train.decay_steps, train.dead_after)
-    rules = (
-        min(1e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents)),
-        min(1000, steps // 20),
-        steps // 5,
-        min(10_000_000, max(train.rows // 8, 32 * train.batch)),
-    )
-    rate, warmup, decay, dead = (rule if value is None else value for value, rule in zip(given, rules, strict=True))
+    rate = train.learning_rate
+    if rate is None:
+        rate = train.optimizer.derived_rate(autoencoder.latents)
+    given = (train.warmup_steps, train.decay_steps, train.dead_after)
+    rules = (min(1000, steps // 20), steps // 5, min(10_000_000, max(train.rows // 8, 32 * train.batch)))
+    warmup, decay, dead = (rule if value is None else value for value, rule in zip(given, rules, strict=True))
     return Derived(learning_rate=float(rate), warmup_steps=int(warmup), decay_steps=int(decay), dead_after=int(dead))

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
-from gossamer.codes import Codes, active_rows, density
-from gossamer.training.optimizer import Optimizer
-from gossamer.training.spec import Adam, Derived
+from gossamer.autoencoder.tasks import Objective, Rows
+from gossamer.autoencoder.trace import Moment
+from gossamer.codes import Codes, active_rows, density, is_active
+from gossamer.training.checkpoint import named
+from gossamer.training.optimizer import make_optimizer
+from gossamer.training.sparsity_control import SparsityControl
+from gossamer.training.spec import Derived, TrainSpec
 
 __all__ = ["DeadLatents", "Density", "Trainee"]
 
@@ -40,6 +44,11 @@ class DeadLatents:
     def refresh(self) -> None:
         """Bring `indices` up to date."""
         self.indices = (self.silent_rows >= self.dead_after).nonzero()[:, 0]
+
+    def revived(self) -> None:
+        """Take note that the dead latents were started anew."""
+        self.silent_rows[self.indices] = 0
+        self.indices = self.indices[:0]
 
     def share(self) -> Tensor:
         """Return the share of latents that are dead."""
@@ -70,46 +79,74 @@ class Trainee:
     Sums of the loss terms and of L0 since the last log line are kept on the device; `log` reads them out.
     """
 
-    def __init__(self, sae: SparseAutoencoder, adam: Adam, derived: Derived, *, steps: int) -> None:
-        self.sae, self.derived, self.steps = sae, derived, steps
-        self.optimizer = Optimizer(sae, adam)
+    def __init__(self, sae: SparseAutoencoder, objective: Objective, train: TrainSpec, derived: Derived) -> None:
+        self.sae, self.objective, self.derived, self.steps = sae, objective, derived, train.steps
+        self.optimizer = make_optimizer(sae, train.optimizer)
         device = sae.device
         self.density = Density(ragged=sae.spec.sparsity.ragged)
         self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
-        kinds = dict.fromkeys(part.kind for part in (*sae.spec.penalties, *sae.spec.auxiliaries))
-        self.names = ["loss", "reconstruction", *kinds, "l0"]
-        self.sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        target = sae.spec.target_l0
+        self.control = None if target is None else SparsityControl(target, steps=train.steps, device=device)
+        self.sums: dict[str, Tensor] = {}
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
-    def step(self, x: Tensor, step: int) -> None:
-        """Train on `(rows, input_width)` rows."""
-        with nullcontext() if self.density.dense else kernels.own_threads(self.sae.device):
-            self._step(x, step)
+    def moment(self, step: int) -> Moment:
+        """Return where the training stands before a step."""
+        strength = 1.0 if self.control is None else self.control.strength
+        return Moment(self.dead.indices, self.density.dense, step / self.steps, strength)
 
-    def _step(self, x: Tensor, step: int) -> None:
+    def step(self, rows: Rows, step: int) -> None:
+        """Train on a batch of rows by site."""
+        with nullcontext() if self.density.dense else kernels.own_threads(self.sae.device):
+            self._step(rows, step)
+
+    def _step(self, rows: Rows, step: int) -> None:
+        if self.control is not None and step == 0:
+            self._begin(rows)
         with self.optimizer.gradients():
-            loss = self.sae.loss(x, dead=self.dead.indices, dense=self.density.dense)
+            loss = self.objective(self.sae, rows, self.moment(step))
             loss.total.backward()
         self.optimizer.step(self.derived.learning_rate_at(step, self.steps))
+        self.sae.sparsity.note(loss.codes)
         self.dead.update(loss.codes)
+        l0 = is_active(loss.codes).count_nonzero() / loss.codes.rows
+        if self.control is not None:
+            self.control.update(l0, step)
         if step % REFRESH == REFRESH - 1:
             self.dead.refresh()
             self.density.refresh(loss.codes)
-        self._note(loss, step)
+        self._revive(rows, step)
+        self._note(loss, l0, step)
 
-    def _note(self, loss: Loss, step: int) -> None:
-        l0 = loss.codes.values.count_nonzero() / loss.codes.rows
-        values = [loss.total.detach(), *loss.terms.values(), l0, torch.ones_like(l0)]
-        self.sums += torch.stack([value.double() for value in values])
+    @torch.no_grad()
+    def _begin(self, rows: Rows) -> None:
+        """Let the first batch say how strong the penalty is to be at first."""
+        assert self.control is not None
+        terms = self.objective(self.sae, rows, self.moment(0)).terms
+        steered = next(penalty.kind for penalty in self.sae.spec.penalties if penalty.weight is None)
+        self.control.begin(next(iter(terms.values())), terms[steered])
+
+    def _revive(self, rows: Rows, step: int) -> None:
+        for auxiliary in self.sae.spec.auxiliaries:
+            if auxiliary.due((step + 1) / self.steps, step / self.steps):
+                self.dead.refresh()
+                auxiliary.revive(self.sae, self.sae.spec.task.rows(rows)[0], self.dead.indices)
+                self.optimizer.forget(self.dead.indices, self.sae.spec.latents)
+                self.dead.revived()
+
+    def _note(self, loss: Loss, l0: Tensor, step: int) -> None:
+        values = {"loss": loss.total.detach(), **loss.terms, "l0": l0, "count": torch.ones_like(l0)}
+        self.sums = {name: self.sums.get(name, 0.0) + value.double() for name, value in values.items()}
         bad = ~torch.isfinite(loss.total.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
 
     def log(self) -> dict[str, float]:
-        """Return the means since the last call, and the share of dead latents."""
-        *sums, count = self.sums.tolist()
-        self.sums.zero_()
-        means = {name: total / count for name, total in zip(self.names, sums, strict=True)}
-        return {**means, "dead": self.dead.share().item()}
+        """Return the means since the last call, the share of dead latents, and what steers the sparsity."""
+        sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
+        self.sums = {}
+        count = sums.pop("count")
+        steered = {} if self.control is None else self.control.figures()
+        return {**{name: total / count for name, total in sums.items()}, "dead": self.dead.share().item(), **steered}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next steps depend on, as named tensors."""
@@ -118,17 +155,20 @@ class Trainee:
         state["dense"] = torch.tensor(self.density.dense)
         dead = {"silent_rows": self.dead.silent_rows, "indices": self.dead.indices}
         state |= {f"dead.{name}": tensor for name, tensor in dead.items()}
-        return state | {"sums": self.sums, "first_bad_step": self.first_bad_step}
+        state |= {f"sums.{name}": total for name, total in self.sums.items()}
+        if self.control is not None:
+            state |= {f"control.{name}": tensor for name, tensor in self.control.state_dict().items()}
+        return state | {"first_bad_step": self.first_bad_step}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
-        device = self.sums.device
-        saved = {n.removeprefix("sae."): t for n, t in state.items() if n.startswith("sae.")}
-        self.sae.load_state_dict(saved)
-        saved = {n.removeprefix("optimizer."): t for n, t in state.items() if n.startswith("optimizer.")}
-        self.optimizer.load_state_dict(saved)
+        device = self.sae.device
+        self.sae.load_state_dict(named(state, "sae"))
+        self.optimizer.load_state_dict(named(state, "optimizer"))
+        if self.control is not None:
+            self.control.load_state_dict(named(state, "control"))
         self.density.dense = bool(state["dense"])
         self.dead.silent_rows = state["dead.silent_rows"].to(device)
         self.dead.indices = state["dead.indices"].to(device)
-        self.sums = state["sums"].to(device)
+        self.sums = {name: total.to(device) for name, total in named(state, "sums").items()}
         self.first_bad_step = state["first_bad_step"].to(device)
