@@ -12,6 +12,7 @@ from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.autoencoder.presets import preset
+from gossamer.autoencoder.trace import Moment
 
 WIDTH, LATENTS = 24, 96
 
@@ -47,7 +48,7 @@ def _trained(request: pytest.FixtureRequest, rows: Tensor) -> SparseAutoencoder:
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     for _ in range(30):
         optimizer.zero_grad()
-        sae.loss(rows, dead=torch.arange(5)).total.backward()
+        sae.loss(rows, moment=Moment(dead=torch.arange(5))).total.backward()
         sae.decoder.before_step()
         optimizer.step()
         sae.decoder.after_step()

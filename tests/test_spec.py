@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from gossamer.autoencoder import decoders, encoders
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
-from gossamer.autoencoder.decoders import Constraint, Decoder, Free, UnitRows
+from gossamer.autoencoder.auxiliaries import AuxK
+from gossamer.autoencoder.constraints import Constraint, Free, UnitRows
+from gossamer.autoencoder.decoders import Decoder
 from gossamer.autoencoder.encoders import Encoder, PreActivations
 from gossamer.autoencoder.files import load, save
-from gossamer.autoencoder.losses import L1, AuxK, Penalty
+from gossamer.autoencoder.penalties import L1, Penalty
 from gossamer.autoencoder.presets import PRESETS, preset
 from gossamer.autoencoder.scaling import MeanScale, Unscaled
 from gossamer.autoencoder.sparsity import ReLU, Sparsity, TopK
@@ -362,10 +364,10 @@ class TestStrangers:
         x = torch.randn(64, 8, generator=generator)
         sae = self.spec.build(seed=0)
         train = TrainSpec(rows=640, batch=64)
-        trainee = Trainee(sae, train.optimizer, derive(train, self.spec), steps=train.steps)
+        trainee = Trainee(sae, self.spec.task.bind(None), train, derive(train, self.spec))
         before = sae.loss(x).total.item()
         for step in range(5):
-            trainee.step(x, step)
+            trainee.step({"": x}, step)
         assert sae.loss(x).total.item() < before
         assert sae.encode(x).values.min() > 0.1
 

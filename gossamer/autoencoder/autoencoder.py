@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +28,11 @@ from gossamer.autoencoder.reconstruction import Reconstruction, SquaredError
 from gossamer.autoencoder.scaling import MeanScale, Scaler, Scaling
 from gossamer.autoencoder.sparsity import Sparsity
 from gossamer.autoencoder.tasks import Reconstruct, Task
-from gossamer.autoencoder.trace import Moment, Trace
-from gossamer.codes import Codes, SparseCodes, require_valid
+from gossamer.autoencoder.trace import Loss, Moment, charge, traced
+from gossamer.codes import SparseCodes, require_valid
 from gossamer.spec import Spec
 
-__all__ = ["AutoencoderSpec", "Loss", "Output", "SparseAutoencoder"]
+__all__ = ["AutoencoderSpec", "Output", "SparseAutoencoder", "with_l0"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +98,13 @@ class Output:
     codes: SparseCodes
 
 
-@dataclass(frozen=True, eq=False)
-class Loss:
-    """What a training step minimises: the total, its weighted terms, and the codes they rest on (training units)."""
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    codes: Codes
-
-
 class SparseAutoencoder(nn.Module):
     """Encode rows to sparse codes and decode them again.
 
         codes = sparsity(encoder(scaling(x)))        x̂ = scaling⁻¹(decoder(codes))
 
     Rows are `(rows, input_width)` floating-point tensors; encoding a row never depends on the others. Codes are in
-    the input's units: with a linear decoder, x̂ is Σ z_i d_i plus a constant row, with d_i the rows of `directions`.
+    the input's units: with a linear decoder, x̂ is Σ z_i d_i plus a constant row, with d_i the rows of `decoder.directions()`.
     """
 
     def __init__(self, spec: AutoencoderSpec) -> None:
@@ -176,59 +167,16 @@ class SparseAutoencoder(nn.Module):
     def loss(self, x: Tensor, target: Tensor | None = None, moment: Moment | None = None) -> Loss:
         """Return the training loss of a batch.
 
-        x: `(rows, input_width)`. target: `(rows, output_width)`; by default x. moment: where training stands.
+        x: `(rows, input_width)`. target: `(rows, output_width)`, if the task is to give back something else than x.
+        moment: where training stands.
         The reconstruction loss in training units, plus each penalty and auxiliary times its weight.
         """
-        moment = moment or Moment()
-        trace = self.trace(x, x if target is None else target, moment)
+        rows = wanted = self.scaler(self._rows(x))
+        if self.target_scaler is not None and target is not None:
+            wanted = self.target_scaler(target.to(rows.dtype))
+        trace = traced(self, rows, wanted, moment or Moment())
         residual, cost = self.spec.reconstruction(self.decoder, trace.codes, trace.target, trace.x)
-        return self.charge(trace, {"reconstruction": cost}, residual, moment)
-
-    def trace(self, x: Tensor, target: Tensor, moment: Moment) -> Trace:
-        """Encode a batch for training and return all that losses look at."""
-        rows = self.scaler(self._rows(x))
-        wanted = rows if target is x else self._out(target.to(rows.dtype))
-        seen = self.spec.corruption(rows)
-        pre = self.encoder(seen, self.decoder)
-        choose = self.sparsity.dense if moment.dense else self.sparsity.training_codes
-        codes = choose(pre, moment.progress)
-        return Trace(seen, wanted, pre, codes, self.encoder, self.sparsity, self.decoder, moment)
-
-    def reconstruct(self, trace: Trace) -> Tensor:
-        """Return the reconstruction of a trace, `(rows, output_width)` in the input's units."""
-        if self.scaler.folds:
-            return self._out.undo(self.decoder(trace.codes, trace.x))
-        raise NotImplementedError("rows scaled one by one cannot be put back in training")
-
-    def charge(self, trace: Trace, terms: Mapping[str, Tensor], residual: Tensor, moment: Moment) -> Loss:
-        """Return the loss that consists of some terms and of what the penalties and auxiliaries add.
-
-        residual: `(rows, output_width)`, target minus reconstruction in training units, outside the graph.
-        """
-        terms = dict(terms)
-        for penalty in self.spec.penalties:
-            weight = moment.strength if penalty.weight is None else penalty.weight
-            terms[penalty.kind] = terms.get(penalty.kind, 0.0) + weight * penalty(trace)
-        if moment.dead is not None:
-            for auxiliary in self.spec.auxiliaries:
-                cost = auxiliary(trace, residual, moment.dead)
-                terms[auxiliary.kind] = terms.get(auxiliary.kind, 0.0) + auxiliary.weight * cost
-        total = torch.stack(list(terms.values())).sum()
-        return Loss(total, {name: term.detach() for name, term in terms.items()}, trace.codes.detach())
-
-    def directions(self) -> Tensor:
-        """Return the decoder's directions, `(latents, output_width)`."""
-        return self.decoder.directions()
-
-    def at(self, l0: int) -> SparseAutoencoder:
-        """Return this autoencoder with another number of active latents per row, its weights copied.
-
-        Worth most for one that was trained for all of them ('hierarchical-k'). Raises ValueError if the sparsity has no
-        such number.
-        """
-        other = SparseAutoencoder(self.spec.replace(sparsity=self.spec.sparsity.with_l0(l0))).to(self.decoder.bias)
-        other.load_state_dict(self.state_dict())
-        return other.train(self.training)
+        return charge(self.spec, trace, {"reconstruction": cost}, residual)
 
     @property
     def device(self) -> torch.device:
@@ -318,6 +266,17 @@ class SparseAutoencoder(nn.Module):
         """Return the name and sizes that `print` shows."""
         spec = self.spec
         return f"{spec.name}: {spec.input_width} → {spec.latents}, {dataclasses.asdict(spec.sparsity)}"
+
+
+def with_l0(sae: SparseAutoencoder, l0: int) -> SparseAutoencoder:
+    """Return an autoencoder with another number of active latents per row, its weights copied.
+
+    Worth most for one that was trained for all of them ('hierarchical-k'). Raises ValueError if the sparsity has no such
+    number.
+    """
+    other = SparseAutoencoder(sae.spec.replace(sparsity=sae.spec.sparsity.with_l0(l0))).to(sae.decoder.bias)
+    other.load_state_dict(sae.state_dict())
+    return other.train(sae.training)
 
 
 def _unit_rows(latents: int, width: int, generator: torch.Generator) -> Tensor:

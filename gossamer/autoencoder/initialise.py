@@ -11,9 +11,7 @@ from gossamer.autoencoder.autoencoder import SparseAutoencoder
 __all__ = ["start_from_data"]
 
 QUANTILE_ROWS = 4096
-import os
-C = float(os.environ.get("C", "1"))
-""""""
+"""Rows on which it is measured how often a latent would be active."""
 
 
 @torch.no_grad()
@@ -55,7 +53,7 @@ def _start_sparse(sae: SparseAutoencoder, x: Tensor, l0: float) -> None:
     Where the number of active latents is to be reached by a penalty, it starts near it: codes are sparse from the
     first step, and the penalty's weight has less to correct.
     """
-    share = min(0.5, C * l0 / sae.spec.latents)
+    share = min(0.5, l0 / sae.spec.latents)
     pre = sae.encoder(x, sae.decoder).dense()
     floor = pre.kthvalue(max(1, round((1 - share) * len(pre))), dim=0).values
     if not sae.sparsity.start(floor):

@@ -237,14 +237,10 @@ def clt(
     *, input_width: int, latents: int, sites: tuple[str, ...], targets: tuple[str, ...], l0: float | None = None
 ) -> AutoencoderSpec:
     """Cross-layer: Lindsey et al. 2025 (https://transformer-circuits.pub/2025/attribution-graphs/methods.html)."""
-    layers, penalty = len(sites), Tanh(**_price(l0, None))
-    parts = {"encoder": PerLayer(layers=layers), "decoder": LaterLayers(layers=layers)}
-    task = CrossLayer(sites=sites, destinations=targets, width=input_width // max(layers, 1))
-    remedies = (PreActivationLoss(),)
-    sizes = {"input_width": input_width, "latents": latents}
-    return AutoencoderSpec(
-        name="clt", sparsity=JumpReLU(), task=task, penalties=(penalty,), auxiliaries=remedies, **sizes, **parts
-    )
+    task = CrossLayer(sites=sites, destinations=targets, width=input_width // max(len(sites), 1))
+    parts = {"encoder": PerLayer(layers=len(sites)), "decoder": LaterLayers(layers=len(sites)), "sparsity": JumpReLU()}
+    losses = {"penalties": (Tanh(**_price(l0, None)),), "auxiliaries": (PreActivationLoss(),)}
+    return AutoencoderSpec(name="clt", input_width=input_width, latents=latents, task=task, **parts, **losses)
 
 
 @_preset
@@ -300,13 +296,10 @@ def deep_autoencoder(
     *, input_width: int, latents: int, l0: int | None = None, hidden: tuple[int, ...] = (1000, 500, 250)
 ) -> AutoencoderSpec:
     """Layers down to a code and up again: Hinton & Salakhutdinov 2006 (https://doi.org/10.1126/science.1127647)."""
+    parts = {"encoder": Deep(hidden=hidden), "decoder": DeepDecoder(hidden=hidden[::-1])}
+    sparsity = Identity() if l0 is None else TopK(k=l0)
     return AutoencoderSpec(
-        name="deep-autoencoder",
-        input_width=input_width,
-        latents=latents,
-        encoder=Deep(hidden=hidden),
-        sparsity=Identity() if l0 is None else TopK(k=l0),
-        decoder=DeepDecoder(hidden=hidden[::-1]),
+        name="deep-autoencoder", input_width=input_width, latents=latents, sparsity=sparsity, **parts
     )
 
 
@@ -348,15 +341,10 @@ def dense_100_64(*, input_width: int = 100, latents: int = 64, l0: int | None = 
 def two_layer_l1(*, input_width: int = 100, latents: int = 100, l0: float | None = None) -> AutoencoderSpec:
     """The PyTorch example: 100 → 50 → 100 and its mirror image, L1 of 0.01 (https://doi.org/10.1126/science.1127647)."""
     hidden = (max(1, input_width // 2),)
+    parts = {"encoder": Deep(hidden=hidden), "decoder": DeepDecoder(hidden=hidden), "scaling": Unscaled()}
+    penalty = L1(**_price(l0, 0.01 if l0 is None else None))
     return AutoencoderSpec(
-        name="two-layer-l1",
-        input_width=input_width,
-        latents=latents,
-        encoder=Deep(hidden=hidden),
-        sparsity=ReLU(),
-        decoder=DeepDecoder(hidden=hidden),
-        penalties=(L1(**_price(l0, 0.01 if l0 is None else None)),),
-        scaling=Unscaled(),
+        name="two-layer-l1", input_width=input_width, latents=latents, sparsity=ReLU(), penalties=(penalty,), **parts
     )
 
 

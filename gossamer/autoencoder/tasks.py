@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, nll_loss
 
+from gossamer.autoencoder.scaling import RowNorm
+from gossamer.autoencoder.trace import Loss, Moment, Trace, charge, traced
 from gossamer.spec import Spec
 
 if TYPE_CHECKING:
-    from gossamer.autoencoder.autoencoder import AutoencoderSpec, Loss, SparseAutoencoder
-    from gossamer.autoencoder.trace import Moment, Trace
+    from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 
 __all__ = [
     "CrossLayer",
@@ -236,13 +237,17 @@ class EndToEnd(Task):
         return (self.site,)
 
     def check(self, spec: AutoencoderSpec) -> None:
-        """Raise ValueError for an unknown judge, no site, or a scaling and corruption that make no sense here."""
+        """Raise ValueError for an unknown judge, no site, or parts that make no sense here."""
         if self.judge not in ("kl", "cross-entropy"):
             raise ValueError(f"judge is 'kl' or 'cross-entropy', got {self.judge!r}")
         if not self.site:
             raise ValueError("training end to end needs a model: name the site whose rows are replaced")
         if spec.reconstruction.kind != "squared-error":
             raise ValueError("end to end there is one reconstruction, which the model judges; leave 'squared-error'")
+        if isinstance(spec.scaling, RowNorm):
+            raise ValueError(
+                "end to end rows are put back as they were, which scaling 'row-norm' cannot do in training"
+            )
 
     def bind(self, source: Any) -> Objective:
         """Return the objective; raises ValueError unless the source can run its model."""
@@ -263,8 +268,9 @@ class EndToEnd(Task):
         passes: list[Trace] = []
 
         def splice(x: Tensor) -> Tensor:
-            passes.append(sae.trace(x, x, moment))
-            return sae.reconstruct(passes[-1])
+            rows = sae.scaler(x)
+            passes.append(traced(sae, rows, rows, moment))
+            return sae.scaler.undo(sae.decoder(passes[-1].codes, rows))
 
         spliced = model.run(rows, self.site, splice, self.later)
         terms = {self.judge: self._judged(clean, spliced)}
@@ -275,7 +281,7 @@ class EndToEnd(Task):
         (trace,) = passes
         with torch.no_grad():
             residual = trace.target - trace.decoder(trace.codes, trace.x)
-        return sae.charge(trace, terms, residual, moment)
+        return charge(sae.spec, trace, terms, residual)
 
     def _judged(self, clean: SplicedOutput, spliced: SplicedOutput) -> Tensor:
         logits = log_softmax(spliced.logits.float(), dim=-1)

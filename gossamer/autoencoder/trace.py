@@ -1,10 +1,13 @@
-"""Trace: what one pass of rows through an autoencoder leaves behind, which is all that losses look at."""
+"""A training step's view of an autoencoder: one pass of rows leaves a Trace, and losses look at nothing else."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from gossamer.autoencoder.decoders import DecoderModule
@@ -13,7 +16,19 @@ from gossamer.autoencoder.pre_activations import PreActivations
 from gossamer.autoencoder.sparsity.rule import Rule
 from gossamer.codes import Codes
 
-__all__ = ["Moment", "Trace"]
+if TYPE_CHECKING:
+    from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
+
+__all__ = ["Loss", "Moment", "Trace", "charge", "traced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """What a training step minimises: the total, its weighted terms, and the codes they rest on (training units)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    codes: Codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,3 +72,29 @@ class Trace:
     def norms(self) -> Tensor:
         """`(latents,)`: how much one unit of each latent adds to the reconstruction."""
         return self.decoder.norms()
+
+
+def traced(sae: SparseAutoencoder, x: Tensor, target: Tensor, moment: Moment) -> Trace:
+    """Encode `(rows, input_width)` rows for training; target: `(rows, output_width)`. Both are in training units."""
+    seen = sae.spec.corruption(x)
+    pre = sae.encoder(seen, sae.decoder)
+    choose = sae.sparsity.dense if moment.dense else sae.sparsity.training_codes
+    codes = choose(pre, moment.progress)
+    return Trace(seen, target, pre, codes, sae.encoder, sae.sparsity, sae.decoder, moment)
+
+
+def charge(spec: AutoencoderSpec, trace: Trace, terms: Mapping[str, Tensor], residual: Tensor) -> Loss:
+    """Return the loss that consists of some terms and of what the penalties and auxiliaries add.
+
+    residual: `(rows, output_width)`, target minus reconstruction in training units, outside the graph.
+    """
+    terms, moment = dict(terms), trace.moment
+    for penalty in spec.penalties:
+        weight = moment.strength if penalty.weight is None else penalty.weight
+        terms[penalty.kind] = terms.get(penalty.kind, 0.0) + weight * penalty(trace)
+    if moment.dead is not None:
+        for auxiliary in spec.auxiliaries:
+            cost = auxiliary(trace, residual, moment.dead)
+            terms[auxiliary.kind] = terms.get(auxiliary.kind, 0.0) + auxiliary.weight * cost
+    total = torch.stack(list(terms.values())).sum()
+    return Loss(total, {name: term.detach() for name, term in terms.items()}, trace.codes.detach())

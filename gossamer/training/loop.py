@@ -155,6 +155,8 @@ class _Session:
         """Fold the scaling into the weights and write the autoencoders."""
         for trainee in self.trainees:
             trainee.optimizer.clear()
+            if trainee.verdict():
+                _say(trainee.verdict(), quiet=False)
             trainee.sae.fold()
             trainee.sae.eval()
         run = Run(self.folder, tuple(trainee.sae for trainee in self.trainees))
@@ -177,7 +179,7 @@ class _Session:
         self._require_finite()
         figures: dict[str, float] = {}
         for number, trainee in enumerate(self.trainees):
-            values = trainee.log()
+            values = trainee.log(last=self.step == self.run.train.steps)
             rate = trainee.derived.learning_rate_at(self.step - 1, trainee.steps)
             record = {"step": self.step, "rows": self.step * self.run.train.batch, "model": number}
             timing = {"seconds": round(time.monotonic() - began, 3)}

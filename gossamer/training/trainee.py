@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gossamer import kernels
-from gossamer.autoencoder.autoencoder import Loss, SparseAutoencoder
+from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.tasks import Objective, Rows
-from gossamer.autoencoder.trace import Moment
+from gossamer.autoencoder.trace import Loss, Moment
 from gossamer.codes import Codes, active_rows, density, is_active
 from gossamer.training.checkpoint import named
 from gossamer.training.optimizer import make_optimizer
@@ -140,12 +140,27 @@ class Trainee:
         bad = ~torch.isfinite(loss.total.detach()) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
 
-    def log(self) -> dict[str, float]:
-        """Return the means since the last call, the share of dead latents, and what steers the sparsity."""
+    def verdict(self) -> str:
+        """Return what a person should know at the end: that the L0 that was asked for was missed."""
+        if self.control is None or not self.control.missed():
+            return ""
+        name, reached, target = self.sae.spec.name, self.control.reached(), self.control.target
+        return (
+            f"{name} missed its L0: asked for {target:g}, reached {reached:.1f} ({reached / target - 1:+.0%}); "
+            "train it on more rows, or give the penalty a weight"
+        )
+
+    def log(self, *, last: bool = False) -> dict[str, float]:
+        """Return the means since the last call, the share of dead latents, and what steers the sparsity.
+
+        last: whether this is the end, where it is known whether the L0 was reached.
+        """
         sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
         self.sums = {}
         count = sums.pop("count")
         steered = {} if self.control is None else self.control.figures()
+        if self.control is not None and last:
+            steered |= {"reached_l0": self.control.reached(), "missed_l0": self.control.missed()}
         return {**{name: total / count for name, total in sums.items()}, "dead": self.dead.share().item(), **steered}
 
     def state_dict(self) -> dict[str, Tensor]:

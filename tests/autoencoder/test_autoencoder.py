@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.encoders import PreActivations
-from gossamer.autoencoder.losses import L1
+from gossamer.autoencoder.penalties import L1
 from gossamer.autoencoder.presets import preset
 from gossamer.autoencoder.sparsity import JumpReLUThresholds, ReLU, Sparsity, TopK
 from gossamer.codes import SparseCodes, concatenate_codes
@@ -65,7 +65,7 @@ class TestEncodeAndDecode:
     @pytest.mark.usefixtures("low_precision_selection")
     def test_codes_are_the_definition(self, trained: SparseAutoencoder, rows: Tensor):
         double = copy.deepcopy(trained).double()
-        pre = double.encoder(double.scaler(rows.double())).dense()
+        pre = double.pre_activations(rows).dense()
         if isinstance(trained.spec.sparsity, TopK):
             kept = pre.topk(6, dim=1)
             pre = torch.zeros_like(pre).scatter(1, kept.indices, kept.values)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
-from gossamer.autoencoder.decoders import Free, Linear, UnitRows
+from gossamer.autoencoder.constraints import Free, UnitRows
+from gossamer.autoencoder.decoders import Linear
 from gossamer.codes import SparseCodes
 
 shapes_and_seeds = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 999))

@@ -8,6 +8,7 @@ from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.autoencoder.presets import preset
 from gossamer.autoencoder.scaling import MeanScale, Scaling, Unscaled
+from gossamer.autoencoder.trace import Moment
 from gossamer.codes import SparseCodes
 
 
@@ -62,7 +63,7 @@ class TestFresh:
         assert all(t.isfinite().all() for t in sae.state_dict().values())
         mean = sample.float().mean(dim=0)
         torch.testing.assert_close(of_no_code(sae), mean, rtol=1e-5, atol=1e-5)
-        loss = sae.loss(sample, dead=torch.arange(96))
+        loss = sae.loss(sample, moment=Moment(dead=torch.arange(96)))
         assert loss.total.isfinite()
 
 

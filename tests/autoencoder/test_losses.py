@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
-from gossamer.autoencoder.encoders import PreActivations
-from gossamer.autoencoder.losses import L1, AuxK, nearest_power_of_two
+from gossamer.autoencoder.auxiliaries import AuxK, nearest_power_of_two
+from gossamer.autoencoder.decoders import Linear
+from gossamer.autoencoder.encoders import LinearEncoder
+from gossamer.autoencoder.penalties import L1, Penalty
+from gossamer.autoencoder.pre_activations import Affine, PreActivations
 from gossamer.autoencoder.presets import preset
 from gossamer.autoencoder.sparsity import JumpReLU, TopK
+from gossamer.autoencoder.trace import Moment, Trace
 from gossamer.codes import SparseCodes
 
 NAMES = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
@@ -88,7 +92,7 @@ class TestWholeLoss:
         tolerance: float,
     ):
         sae = trained.to(dtype)
-        loss = sae.loss(rows, dead=dead, dense=dense and sae.spec.sparsity.ragged)
+        loss = sae.loss(rows, moment=Moment(dead=dead, dense=dense and sae.spec.sparsity.ragged))
         parameters = {n: p.detach().double().clone().requires_grad_() for n, p in sae.named_parameters()}
         scaled = (rows.double() - sae.scaler.mean.double()) * sae.scaler.scale.double()
         terms = written_out(sae.spec, scaled, parameters, dead)
@@ -102,9 +106,9 @@ class TestWholeLoss:
             assert (got.double() - exact).norm() <= tolerance * exact.norm(), name
 
     def test_does_not_change_when_rows_are_repeated(self, trained: SparseAutoencoder, rows: Tensor):
-        once = trained.loss(rows, dead=DEAD)
+        once = trained.loss(rows, moment=Moment(dead=DEAD))
         for repeated in (torch.cat([rows, rows]), rows.repeat_interleave(3, dim=0)):
-            again = trained.loss(repeated, dead=DEAD)
+            again = trained.loss(repeated, moment=Moment(dead=DEAD))
             for name, term in once.terms.items():
                 assert again.terms[name].item() == pytest.approx(term.item(), rel=1e-5), name
 
@@ -118,7 +122,7 @@ class TestWholeLoss:
         assert sae.loss(rows).total.item() == pytest.approx(1, rel=1e-5)
 
     def test_its_terms_and_codes_are_outside_the_graph(self, trained: SparseAutoencoder, rows: Tensor):
-        loss = trained.loss(rows, dead=DEAD)
+        loss = trained.loss(rows, moment=Moment(dead=DEAD))
         assert loss.total.requires_grad
         assert not any(term.requires_grad for term in loss.terms.values())
         assert not loss.codes.values.requires_grad
@@ -136,6 +140,26 @@ class TestWholeLoss:
         assert trained.loss(rows).total < loss.total
 
 
+def trace_of(codes: SparseCodes, directions: Tensor, pre: PreActivations | None = None) -> Trace:
+    """What losses see of some codes and decoder directions."""
+    latents, width = directions.shape
+    decoder = Linear().build(input_width=width, output_width=width, latents=latents)
+    del decoder.weight
+    decoder.weight = directions  # pyright: ignore[reportAttributeAccessIssue] - no parameter, so that tests see its gradient
+    x = directions.new_zeros(codes.rows, width)
+    pre = pre or Affine(x, directions, directions.new_zeros(latents))
+    return Trace(x, x, pre, codes, LinearEncoder(width, latents), TopK(k=1), decoder, Moment())
+
+
+def cost_of(penalty: Penalty, codes: SparseCodes, directions: Tensor) -> Tensor:
+    return penalty(trace_of(codes, directions))
+
+
+def auxk(auxiliary: AuxK, pre: PreActivations, residual: Tensor, dead: Tensor, directions: Tensor) -> Tensor:
+    nothing = SparseCodes.from_dense(torch.zeros(len(residual), len(directions)))
+    return auxiliary(trace_of(nothing, directions, pre), residual, dead)
+
+
 def codes_of(values: list[list[float]]) -> SparseCodes:
     return SparseCodes.from_dense(torch.tensor(values, dtype=torch.float64))
 
@@ -144,19 +168,19 @@ class TestL1:
     directions = torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]], dtype=torch.float64)
 
     def test_knows_the_answer_by_hand(self):
-        cost = L1(weight=7.0)(codes_of([[1.0, 0, 2], [0, 3, 0], [0, 0, 0], [0, 0, -1]]), self.directions)
+        cost = cost_of(L1(weight=7.0), codes_of([[1.0, 0, 2], [0, 3, 0], [0, 0, 0], [0, 0, -1]]), self.directions)
         assert cost.item() == pytest.approx((1 * 5 + 2 * 1 + 3 * 2 + 1 * 1) / 4)
 
     def test_of_nothing_is_nothing(self):
-        assert L1(weight=1.0)(codes_of([[0.0, 0, 0]]), self.directions).item() == 0
-        assert L1(weight=1.0)(SparseCodes.from_dense(torch.zeros(0, 3)), self.directions).item() == 0
+        assert cost_of(L1(weight=1.0), codes_of([[0.0, 0, 0]]), self.directions).item() == 0
+        assert cost_of(L1(weight=1.0), SparseCodes.from_dense(torch.zeros(0, 3)), self.directions).item() == 0
 
     @given(st.integers(0, 99))
     def test_is_lower_for_a_sparser_code(self, seed: int):
         generator = torch.Generator().manual_seed(seed)
         dense = torch.randn(5, 3, generator=generator, dtype=torch.float64)
         kept = dense * (torch.rand(5, 3, generator=generator) < 0.5)
-        costs = [L1(weight=1.0)(SparseCodes.from_dense(x), self.directions) for x in (dense, kept, kept / 2)]
+        costs = [cost_of(L1(weight=1.0), SparseCodes.from_dense(x), self.directions) for x in (dense, kept, kept / 2)]
         assert costs[0] >= costs[1] >= costs[2]
         assert costs[2] == costs[1] / 2
         assert (costs[0] > costs[1]) == bool((dense != kept).any())
@@ -166,19 +190,19 @@ class TestL1:
         generator = torch.Generator().manual_seed(seed)
         codes = SparseCodes.from_dense(torch.randn(5, 3, generator=generator, dtype=torch.float64).relu())
         moved = codes.replace_values(codes.values * factor)
-        cost = L1(weight=1.0)(codes, self.directions)
-        torch.testing.assert_close(L1(weight=1.0)(moved, self.directions / factor), cost)
+        cost = cost_of(L1(weight=1.0), codes, self.directions)
+        torch.testing.assert_close(cost_of(L1(weight=1.0), moved, self.directions / factor), cost)
 
     @given(st.integers(1, 5))
     def test_does_not_grow_with_the_batch(self, times: int):
         values = [[1.0, 0, 2], [0, 3, 0]]
-        once, more = (L1(weight=1.0)(codes_of(v), self.directions).item() for v in (values, values * times))
+        once, more = (cost_of(L1(weight=1.0), codes_of(v), self.directions).item() for v in (values, values * times))
         assert more == pytest.approx(once)
 
     def test_pulls_codes_and_directions_towards_zero(self):
         codes = codes_of([[1.0, 0, -2]])
         values, directions = codes.values.clone().requires_grad_(), self.directions.clone().requires_grad_()
-        L1(weight=1.0)(codes.replace_values(values), directions).backward()
+        cost_of(L1(weight=1.0), codes.replace_values(values), directions).backward()
         assert values.grad is not None
         assert directions.grad is not None
         assert values.grad.tolist() == [5.0, -1.0]
@@ -200,7 +224,7 @@ class TestAuxK:
 
     def test_its_gradient_reaches_the_dead_and_nothing_else(self, sae: SparseAutoencoder, rows: Tensor):
         without = gradients_of(sae, sae.loss(rows).total)
-        with_dead = gradients_of(sae, sae.loss(rows, dead=DEAD).total)
+        with_dead = gradients_of(sae, sae.loss(rows, moment=Moment(dead=DEAD)).total)
         is_dead = torch.zeros(96, dtype=torch.bool).index_fill(0, DEAD, True)
         assert torch.equal(with_dead["decoder.bias"], without["decoder.bias"])
         for name in ("encoder.weight", "encoder.bias", "decoder.weight"):
@@ -212,13 +236,13 @@ class TestAuxK:
         pre = sae.pre_activations(rows)
         for factor in (1.0, 2.0):
             residual = factor * torch.ones(300, 24)
-            cost = AuxK()(pre, residual, DEAD, sae.decoder.weight)
+            cost = auxk(AuxK(), pre, residual, DEAD, sae.decoder.weight)
             reached = gradients_of(sae, cost)["encoder.weight"].ne(0).any(dim=1).nonzero()[:, 0]
             assert set(reached.tolist()) <= set(DEAD.tolist())
 
     def test_of_none_dead_is_zero(self, sae: SparseAutoencoder, rows: Tensor):
         none = torch.zeros(0, dtype=torch.int64)
-        loss = sae.loss(rows, dead=none)
+        loss = sae.loss(rows, moment=Moment(dead=none))
         assert loss.terms["auxk"].item() == 0
         assert loss.total.item() == pytest.approx(sae.loss(rows).total.item())
         loss.total.backward()
@@ -228,18 +252,18 @@ class TestAuxK:
         directions = torch.eye(3, 4)
         x, bias = torch.tensor([[1.0, 2, 3, 0]]), torch.zeros(3)
         residual = torch.tensor([[0.0, 2, 0, 0]])
-        cost = AuxK(k=1)(PreActivations(x, directions, bias), residual, torch.tensor([1]), directions)
+        cost = auxk(AuxK(k=1), Affine(x, directions, bias), residual, torch.tensor([1]), directions)
         assert cost.item() == 0
-        cost = AuxK(k=1)(PreActivations(-x, directions, bias), residual, torch.tensor([1]), directions)
+        cost = auxk(AuxK(k=1), Affine(-x, directions, bias), residual, torch.tensor([1]), directions)
         assert cost.item() == 1
-        cost = AuxK(k=1)(PreActivations(x, directions, bias), residual, torch.tensor([0]), directions)
+        cost = auxk(AuxK(k=1), Affine(x, directions, bias), residual, torch.tensor([0]), directions)
         assert cost.item() == pytest.approx((1 + 4) / 4)
 
     def test_only_the_k_strongest_of_the_dead_explain(self):
         directions = torch.eye(3)
-        pre = PreActivations(torch.tensor([[1.0, 2, 3]]), directions, torch.zeros(3))
+        pre = Affine(torch.tensor([[1.0, 2, 3]]), directions, torch.zeros(3))
         dead, residual = torch.arange(3), torch.tensor([[1.0, 2, 3]])
-        costs = [AuxK(k=k)(pre, residual, dead, directions).item() for k in (1, 2, 3, 100)]
+        costs = [auxk(AuxK(k=k), pre, residual, dead, directions).item() for k in (1, 2, 3, 100)]
         assert costs == pytest.approx([5 / 14, 1 / 14, 0, 0])
 
     @pytest.mark.parametrize("factor", [1e-3, 1e3])
@@ -247,7 +271,7 @@ class TestAuxK:
         directions = torch.eye(3)
         x, residual = torch.tensor([[1.0, 2, 3]]), torch.tensor([[3.0, 1, 1]])
         cost = [
-            AuxK(k=2)(PreActivations(f * x, directions, torch.zeros(3)), f * residual, torch.arange(3), directions)
+            auxk(AuxK(k=2), Affine(f * x, directions, torch.zeros(3)), f * residual, torch.arange(3), directions)
             for f in (1.0, factor)
         ]
         assert cost[1].item() == pytest.approx(cost[0].item(), rel=1e-5)
@@ -256,7 +280,7 @@ class TestAuxK:
         with torch.no_grad():
             sae.encoder.bias[:] = torch.arange(96.0)
         pre = sae.pre_activations(torch.zeros(5, 24))
-        cost = AuxK()(pre, torch.zeros(5, 24), torch.arange(9), sae.decoder.weight)
+        cost = auxk(AuxK(), pre, torch.zeros(5, 24), torch.arange(9), sae.decoder.weight)
         assert cost.isfinite()
         assert all(g.isfinite().all() for g in gradients_of(sae, cost).values())
 
@@ -272,7 +296,7 @@ class TestAuxK:
             optimizer = torch.optim.Adam(trial.parameters(), lr=1e-2)
             for _ in range(60):
                 optimizer.zero_grad()
-                trial.loss(rows, dead=shown).total.backward()
+                trial.loss(rows, moment=Moment(dead=shown)).total.backward()
                 trial.decoder.before_step()
                 optimizer.step()
                 trial.decoder.after_step()

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
-from gossamer.autoencoder.decoders import Linear, UnitRows
+from gossamer.autoencoder.auxiliaries import AuxK
+from gossamer.autoencoder.constraints import UnitRows
+from gossamer.autoencoder.decoders import Linear
 from gossamer.autoencoder.initialise import start_from_data
-from gossamer.autoencoder.losses import L1, AuxK
+from gossamer.autoencoder.penalties import L1
 from gossamer.autoencoder.presets import PRESETS, preset
 from gossamer.autoencoder.sparsity import ReLU, TopK
 

@@ -123,7 +123,7 @@ class TestFolding:
         generator = torch.Generator().manual_seed(0)
         for scale in (0.01, 30.0, 1.0):
             mean = torch.randn(24, generator=generator)
-            trained.rescale(mean, torch.tensor(scale))
+            trained.rescale((mean, torch.tensor(scale)))
             assert torch.equal(trained.scaler.mean, mean)
             assert trained.scaler.scale.item() == pytest.approx(scale)
             after = trained(rows)
@@ -132,7 +132,7 @@ class TestFolding:
 
     def test_rescaling_leaves_the_weights_alone(self, trained: SparseAutoencoder):
         weights = [trained.encoder.weight.clone(), trained.decoder.weight.clone()]
-        trained.rescale(torch.ones(24), torch.tensor(7.0))
+        trained.rescale((torch.ones(24), torch.tensor(7.0)))
         assert torch.equal(trained.encoder.weight, weights[0])
         assert torch.equal(trained.decoder.weight, weights[1])
 

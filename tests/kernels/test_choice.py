@@ -5,7 +5,7 @@ import torch
 
 import gossamer as gs
 from gossamer import kernels
-from gossamer.kernels import choice, numba_cpu, reference, torch_cpu
+from gossamer.kernels import choice, compilation, numba_cpu, reference, torch_cpu
 from gossamer.training.spec import Kernels
 
 
@@ -57,15 +57,15 @@ def test_auto_leaves_what_an_outer_context_has_chosen(rows: torch.Tensor, monkey
 
 
 def test_loops_are_compiled_without_a_place_for_their_cache(monkeypatch: pytest.MonkeyPatch):
-    njit = numba_cpu.njit
+    njit = compilation.njit
 
     def nowhere(**options):
         if options.get("cache"):
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(numba_cpu, "njit", nowhere)
-    assert numba_cpu.compiled(lambda x: x + 1)(2) == 3
+    monkeypatch.setattr(compilation, "njit", nowhere)
+    assert compilation.compiled(lambda x: x + 1)(2) == 3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gossamer as gs
-from gossamer.kernels import numba_cpu
+from gossamer.kernels import numba_select
 from gossamer.kernels.sharing import once, shared_inputs
 
 
@@ -32,13 +32,13 @@ def test_the_same_question_is_answered_once():
 
 def test_models_of_one_step_share_the_low_precision_copy_and_train_as_they_would_alone(monkeypatch, rows):
     copies = []
-    widen = numba_cpu._low_precision
+    widen = numba_select._low_precision
 
     def counted(x: torch.Tensor, padded: int) -> torch.Tensor:
         copies.append(len(x))
         return widen(x, padded)
 
-    monkeypatch.setattr(numba_cpu, "_low_precision", counted)
+    monkeypatch.setattr(numba_select, "_low_precision", counted)
 
     def models() -> list[gs.SparseAutoencoder]:
         specs = [gs.preset("topk", input_width=24, latents=96 * n, l0=3).replace(name=f"k{n}") for n in (1, 2)]
@@ -63,7 +63,7 @@ def test_models_of_one_step_share_the_low_precision_copy_and_train_as_they_would
 def test_rows_of_other_units_are_not_mixed_up(shift: float, rows: torch.Tensor):
     a = gs.preset("topk", input_width=24, latents=96).build()
     b = gs.preset("topk", input_width=24, latents=96).build()
-    b.rescale(torch.full((24,), shift), torch.tensor(2.0))
+    b.rescale((torch.full((24,), shift), torch.tensor(2.0)))
     expected = [sae.loss(rows).total for sae in (a, b)]
     with shared_inputs():
         assert [sae.loss(rows).total for sae in (a, b)] == expected

@@ -15,9 +15,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.autoencoder.trace import Moment
 from gossamer.codes import SparseCodes
 from gossamer.kernels import numba_cpu, reference, torch_cpu
 
@@ -240,8 +242,15 @@ def test_the_gradient_of_a_squared_residual_is_the_limit_of_differences():
         torch.autograd.grad(square, tensors, create_graph=True)
 
 
+def few_groups(latents: int) -> int:
+    """Return the largest number of groups below ten that the latents can be cut into."""
+    return max(groups for groups in range(1, 10) if latents % groups == 0)
+
+
 SELECTIONS: dict[str, Callable[[ModuleType, Problem], tuple[Tensor, ...]]] = {
     "select_topk": lambda by, p: by.select_topk(p.x, p.weight, p.bias, min(9, p.weight.shape[0])),
+    "select_abs_topk": lambda by, p: by.select_abs_topk(p.x, p.weight, p.bias, min(9, p.weight.shape[0])),
+    "select_group_max": lambda by, p: by.select_group_max(p.x, p.weight, p.bias, few_groups(p.weight.shape[0])),
     "select_above": lambda by, p: by.select_above(p.x, p.weight, p.bias, p.bias.detach().abs()),
     "select_batch_topk": lambda by, p: by.select_batch_topk(p.x, p.weight, p.bias, 5 * p.x.shape[0]),
 }
@@ -257,6 +266,8 @@ def test_operators_are_what_torch_expects_of_them(name: str):
         "scatter_outer": (p.offsets, p.indices, values, x, 40),
         "residual": (p.offsets, p.indices, values, weight, p.shift, x.detach()),
         "select_topk": (x, weight, p.bias, 3),
+        "select_abs_topk": (x, weight, p.bias, 3),
+        "select_group_max": (x, weight, p.bias, 5),
         "select_above": (x, weight, p.bias, p.bias.abs()),
         "select_batch_topk": (x, weight, p.bias, 20),
     }[name]
@@ -282,23 +293,43 @@ def test_a_compiled_selection_has_the_same_gradients(name: str):
         torch.testing.assert_close(got, want)
 
 
-def require_topk(p: Problem, k: int, chosen: Tensor) -> None:
+def pre_activations(p: Problem) -> tuple[Tensor, Tensor]:
+    """Return the float64 values, and by how much float32 may differ from them."""
+    exact, size = p.double(), p.absolute()
+    slack = (p.x.shape[1] + 4) * torch.finfo(torch.float32).eps * (size.x @ size.weight.T + size.bias)
+    return exact.x @ exact.weight.T + exact.bias, slack
+
+
+def require_exact(p: Problem, indices: Tensor, values: Tensor) -> None:
+    """The values are the pre-activations of their latents, up to float32 rounding."""
+    value, slack = (t.gather(1, indices) for t in pre_activations(p))
+    assert values.dtype == p.x.dtype
+    assert bool(((values - value).abs() <= slack).all()), "values are not exact"
+
+
+MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"select_topk": lambda pre: pre, "select_abs_topk": torch.abs}
+"""By what the latents of a row are compared."""
+
+
+def require_topk(name: str, p: Problem, k: int) -> None:
     """The chosen are k different latents a row, and none left out is larger beyond float32 rounding."""
     rows, latents = p.x.shape[0], p.weight.shape[0]
-    assert chosen.shape == (rows, k)
+    chosen, values = getattr(kernels, name)(p.x, p.weight, p.bias, k)
+    assert chosen.shape == values.shape == (rows, k)
     assert chosen.dtype == torch.int64
     is_chosen = torch.zeros(rows, latents, dtype=torch.bool).scatter(1, chosen, True)
     assert is_chosen.sum(dim=1).eq(k).all(), "a latent was chosen twice"
-    exact, size = p.double(), p.absolute()
-    value = exact.x @ exact.weight.T + exact.bias
-    slack = (p.x.shape[1] + 4) * torch.finfo(torch.float32).eps * (size.x @ size.weight.T + size.bias)
+    value, slack = pre_activations(p)
+    value = MEASURES[name](value)
     least = (value + slack).masked_fill(~is_chosen, float("inf")).amin(dim=1)
     most = (value - slack).masked_fill(is_chosen, -float("inf")).amax(dim=1)
     wrong = least < most
     assert not wrong.any(), f"{int(wrong.sum())} of {rows} rows chose another set"
+    require_exact(p, chosen, values)
 
 
 @pytest.mark.usefixtures("low_precision_selection")
+@pytest.mark.parametrize("name", MEASURES)
 class TestSelectTopK:
     @pytest.mark.parametrize(
         ("rows", "width", "latents", "k"),
@@ -313,9 +344,8 @@ class TestSelectTopK:
         ],
     )
     @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
-    def test_chooses_what_float64_chooses(self, rows: int, width: int, latents: int, k: int, layout: str):
-        p = problem(rows, width, latents, 0.1, layout=layout)
-        require_topk(p, k, kernels.select_topk(p.x, p.weight, p.bias, k)[0])
+    def test_chooses_what_float64_chooses(self, name: str, rows: int, width: int, latents: int, k: int, layout: str):
+        require_topk(name, problem(rows, width, latents, 0.1, layout=layout), k)
 
     @given(
         st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 200)),
@@ -323,29 +353,135 @@ class TestSelectTopK:
         st.integers(0, 999),
     )
     @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_chooses_what_float64_chooses_whatever_the_sizes(self, shape: tuple[int, int, int], k: int, seed: int):
-        p, k = problem(*shape, 0.1, seed=seed), min(k, shape[2])
-        require_topk(p, k, kernels.select_topk(p.x, p.weight, p.bias, k)[0])
+    def test_chooses_what_float64_chooses_whatever_the_sizes(
+        self, name: str, shape: tuple[int, int, int], k: int, seed: int
+    ):
+        require_topk(name, problem(*shape, 0.1, seed=seed), min(k, shape[2]))
 
-    def test_ties_give_different_latents(self, generator: torch.Generator):
+    def test_ties_give_different_latents(self, name: str, generator: torch.Generator):
         x = torch.randint(-1, 2, (50, 6), generator=generator).float()
         weight = torch.randint(-1, 2, (200, 6), generator=generator).float()
         for given_weight in (weight, torch.zeros(200, 6)):
-            p = Problem(x, given_weight, torch.zeros(200), *(torch.zeros(0),) * 4)
-            require_topk(p, 9, kernels.select_topk(x, given_weight, p.bias, 9)[0])
+            require_topk(name, plain(x, given_weight, torch.zeros(200)), 9)
 
     @pytest.mark.parametrize("distance", [1.0, 30.0, 300.0])
-    def test_rows_far_from_the_origin_are_chosen_as_well(self, generator: torch.Generator, distance: float):
-        """This is what a saved autoencoder sees: raw rows, and the mean folded into its bias."""
-        mean = distance * torch.randn(64, generator=generator)
-        x, weight = mean + torch.randn(200, 64, generator=generator), torch.randn(1000, 64, generator=generator)
-        p = Problem(x, weight, -(weight @ mean), *(torch.zeros(0),) * 4)
-        require_topk(p, 16, kernels.select_topk(p.x, p.weight, p.bias, 16)[0])
+    def test_rows_far_from_the_origin_are_chosen_as_well(self, name: str, generator: torch.Generator, distance: float):
+        require_topk(name, far_from_the_origin(generator, distance), 32)
 
-    def test_a_bias_common_to_all_latents_changes_nothing(self, generator: torch.Generator):
+    @pytest.mark.parametrize("bias", [1000.0, -1000.0])
+    def test_a_bias_common_to_all_latents_changes_nothing(self, name: str, generator: torch.Generator, bias: float):
         x, weight = torch.randn(100, 64, generator=generator), torch.randn(1000, 64, generator=generator)
-        p = Problem(x, weight, torch.full((1000,), 1000.0), *(torch.zeros(0),) * 4)
-        require_topk(p, 16, kernels.select_topk(p.x, p.weight, p.bias, 16)[0])
+        require_topk(name, plain(x, weight, torch.full((1000,), bias)), 16)
+
+
+def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Problem:
+    """A problem for selections only."""
+    return Problem(x, weight, bias, *(torch.zeros(0),) * 4)
+
+
+def far_from_the_origin(generator: torch.Generator, distance: float) -> Problem:
+    """This is what a saved autoencoder sees: raw rows, and the mean folded into its bias."""
+    mean = distance * torch.randn(64, generator=generator)
+    x, weight = mean + torch.randn(200, 64, generator=generator), torch.randn(1000, 64, generator=generator)
+    return plain(x, weight, -(weight @ mean))
+
+
+def require_group_max(p: Problem, groups: int) -> None:
+    """One latent of each group is chosen, and none of the group is larger beyond float32 rounding."""
+    rows, latents = p.x.shape[0], p.weight.shape[0]
+    indices, values = kernels.select_group_max(p.x, p.weight, p.bias, groups)
+    assert indices.shape == values.shape == (rows, groups)
+    assert indices.dtype == torch.int64
+    assert torch.equal(indices // (latents // groups), torch.arange(groups).expand(rows, groups))
+    value, slack = pre_activations(p)
+    most = (value - slack).view(rows, groups, latents // groups).amax(2)
+    wrong = (value + slack).gather(1, indices) < most
+    assert not wrong.any(), f"{int(wrong.sum())} of {wrong.numel()} groups chose another latent"
+    require_exact(p, indices, values)
+
+
+@pytest.mark.usefixtures("low_precision_selection")
+class TestSelectGroupMax:
+    @pytest.mark.parametrize(
+        ("rows", "width", "latents", "groups"),
+        [
+            (1, 1, 1, 1),
+            (63, 100, 1000, 1),
+            (100, 63, 1000, 8),
+            (63, 100, 999, 27),
+            (100, 1, 1000, 20),
+            (20, 63, 2048, 256),
+            (20, 63, 640, 5),
+            (63, 100, 100, 50),
+            (7, 1000, 63, 63),
+            (0, 63, 1000, 8),
+        ],
+    )
+    @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
+    def test_chooses_what_float64_chooses(self, rows: int, width: int, latents: int, groups: int, layout: str):
+        require_group_max(problem(rows, width, latents, 0.1, layout=layout), groups)
+
+    @given(
+        st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40)),
+        st.integers(1, 20),
+        st.integers(0, 999),
+    )
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_chooses_what_float64_chooses_whatever_the_sizes(self, shape: tuple[int, int, int], groups: int, seed: int):
+        rows, width, size = shape
+        require_group_max(problem(rows, width, size * groups, 0.1, seed=seed), groups)
+
+    def test_ties_give_a_latent_of_the_group(self, generator: torch.Generator):
+        x = torch.randint(-1, 2, (50, 6), generator=generator).float()
+        weight = torch.randint(-1, 2, (200, 6), generator=generator).float()
+        for given_weight in (weight, torch.zeros(200, 6)):
+            require_group_max(plain(x, given_weight, torch.zeros(200)), 10)
+
+    @pytest.mark.parametrize("distance", [1.0, 30.0, 300.0])
+    @pytest.mark.parametrize("groups", [1, 20, 40])
+    def test_rows_far_from_the_origin_are_chosen_as_well(
+        self, generator: torch.Generator, distance: float, groups: int
+    ):
+        require_group_max(far_from_the_origin(generator, distance), groups)
+
+    def test_groups_may_differ_a_thousandfold(self, generator: torch.Generator):
+        """The errors of a group of small numbers are small, and the margin that the largest one asks for suffices."""
+        weight = torch.randn(1000, 64, generator=generator) * torch.logspace(-2, 1, 1000)[:, None]
+        require_group_max(plain(torch.randn(100, 64, generator=generator), weight, torch.zeros(1000)), 20)
+
+    def test_a_group_that_is_turned_off_harms_no_other(self, generator: torch.Generator):
+        p = far_from_the_origin(generator, 300.0)
+        p.bias[:50] = -torch.inf
+        indices, values = kernels.select_group_max(p.x, p.weight, p.bias, 20)
+        assert values[:, 0].eq(-torch.inf).all()
+        assert indices[:, 0].lt(50).all()
+        exact = reference.select_group_max(p.x.double(), p.weight.double(), p.bias.double(), 20)[0]
+        assert (indices[:, 1:] != exact[:, 1:]).double().mean() < 0.01  # ties in float32, whose error is 0.01 here
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("groups", [-2, 0, 3, 200])
+@pytest.mark.parametrize("selection", ["float32", "auto"])
+def test_groups_have_to_divide_the_latents(groups: int, selection: str):
+    p = problem(5, 6, 100, 0.1)
+    message = f"100 latents cannot be cut into {groups} equal groups"
+    with kernels.use(selection=selection), pytest.raises(ValueError, match=message):
+        kernels.select_group_max(p.x, p.weight, p.bias, groups)
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(ValueError, match=message):
+        kernels.select_group_max(p.x, p.weight, p.bias, groups)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["select_topk", "select_abs_topk", "select_group_max"])
+def test_other_dtypes_are_selected_by_the_definition(name: str, dtype: torch.dtype):
+    p = problem(20, 30, 400, 0.1, dtype=dtype)
+    indices, values = SELECTIONS[name](kernels, p)
+    exact_indices, exact_values = SELECTIONS[name](reference, p)
+    assert values.dtype == dtype
+    assert torch.equal(indices, exact_indices)
+    tolerance = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(values, exact_values, rtol=tolerance, atol=tolerance)
 
 
 RAGGED = {
@@ -400,9 +536,7 @@ class TestRaggedSelection:
     ) -> None:
         """The chosen follow the rule, but for those nearer to the cut than float32 rounding; their values are exact."""
         rows, latents = p.x.shape[0], p.weight.shape[0]
-        exact, size = p.double(), p.absolute()
-        pre = exact.x @ exact.weight.T + exact.bias
-        slack = (p.x.shape[1] + 4) * torch.finfo(torch.float32).eps * (size.x @ size.weight.T + size.bias)
+        pre, slack = pre_activations(p)
         codes = SparseCodes(offsets=offsets, indices=indices, values=torch.ones_like(values), latents=latents)
         assert offsets.shape == (rows + 1,)
         chosen = codes.to_dense()
@@ -476,10 +610,12 @@ class TestBits:
                 assert torch.equal(again, once)
 
     @pytest.mark.usefixtures("low_precision_selection", "two_threads")
-    def test_of_a_selection_are_the_same_on_every_call(self):
+    @pytest.mark.parametrize("name", SELECTIONS)
+    def test_of_a_selection_are_the_same_on_every_call(self, name: str):
         p = problem(300, 64, 1000, 0.05)
-        first = kernels.select_topk(p.x, p.weight, p.bias, 16)[0]
-        assert all(torch.equal(kernels.select_topk(p.x, p.weight, p.bias, 16)[0], first) for _ in range(4))
+        first = SELECTIONS[name](kernels, p)
+        for _ in range(4):
+            assert all(torch.equal(a, b) for a, b in zip(SELECTIONS[name](kernels, p), first, strict=True))
 
 
 class TestUninitialisedMemory:
@@ -506,12 +642,13 @@ class TestUninitialisedMemory:
         for name, run in PRIMITIVES.items():
             for tensor in with_gradients(run, kernels, p, LEAVES[name]):
                 assert tensor.isfinite().all(), name
-        k = min(3, p.weight.shape[0])
-        require_topk(p, k, kernels.select_topk(p.x, p.weight, p.bias, k)[0])
+        for name in MEASURES:
+            require_topk(name, p, min(3, p.weight.shape[0]))
+        require_group_max(p, few_groups(p.weight.shape[0]))
 
     @pytest.mark.usefixtures("poisoned", "low_precision_selection")
     def test_is_not_read_by_an_autoencoder(self, trained: SparseAutoencoder, rows: Tensor):
-        loss = trained.loss(rows, dead=torch.arange(9))
+        loss = trained.loss(rows, moment=Moment(dead=torch.arange(9)))
         loss.total.backward()
         output = trained(rows)
         tensors = [loss.total, output.reconstruction, output.codes.values, output.codes.to_dense()]

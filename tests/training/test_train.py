@@ -252,7 +252,7 @@ def test_an_empty_list_and_the_same_model_twice_are_refused(source):
 
 
 def test_an_unknown_site_is_refused(source):
-    sae = topk().spec.replace(site="model.layers.3").build()
+    sae = topk().spec.replace(task=Reconstruct(site="model.layers.3")).build()
     with pytest.raises(ValueError, match=r"model\.layers\.3"):
         train(sae, source, short(), quiet=True)
 

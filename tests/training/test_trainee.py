@@ -8,18 +8,22 @@ from torch import Tensor
 
 import gossamer as gs
 from gossamer.autoencoder.initialise import start_from_data
+from gossamer.autoencoder.trace import Moment
 from gossamer.codes import DenseCodes, SparseCodes
-from gossamer.training.spec import Adam, TrainSpec, derive
+from gossamer.training.spec import Adam, OptimizerSpec, TrainSpec, derive
 from gossamer.training.trainee import REFRESH, Density, Trainee
 
 SPEC = TrainSpec(rows=100_000, batch=100, learning_rate=1e-2)
 
 
-def trainee(name: str, rows: Tensor, adam: Adam = SPEC.optimizer, **options: float) -> Trainee:
-    spec = gs.preset(name, input_width=24, latents=96, **options)
+DIALS = {"topk": {}, "vanilla-l1": {"l1": 0.005}, "jumprelu": {"l0_weight": 2e-3}}
+
+
+def trainee(name: str, rows: Tensor, adam: OptimizerSpec = SPEC.optimizer, **options: float) -> Trainee:
+    spec = gs.preset(name, input_width=24, latents=96, **(options or DIALS[name]))
     sae = spec.build()
     start_from_data(sae, rows)
-    return Trainee(sae.train(), adam, derive(SPEC, spec), steps=SPEC.steps)
+    return Trainee(sae.train(), spec.task.bind(None), SPEC.replace(optimizer=adam), derive(SPEC, spec))
 
 
 class TestDensity:
@@ -56,7 +60,7 @@ class TestRagged:
         layouts = []
         for step in range(60 * REFRESH):
             layouts.append(one.density.dense)
-            one.step(rows[:100], step)
+            one.step({"": rows[:100]}, step)
         assert layouts[0]
         assert not layouts[-1]
         assert layouts.index(False) % REFRESH == 0
@@ -67,7 +71,7 @@ class TestRagged:
             one = trainee(name, rows)
             one.density.dense = dense
             for step in range(5):
-                one.step(rows[:100], step)
+                one.step({"": rows[:100]}, step)
             trained.append(one)
         a, b = (dict(one.sae.named_parameters()) for one in trained)
         for parameter in a:
@@ -77,11 +81,11 @@ class TestRagged:
     def test_the_form_goes_into_checkpoints(self, name: str, rows: Tensor):
         one, other = trainee(name, rows), trainee(name, rows)
         one.density.dense = False
-        one.step(rows[:100], 0)
+        one.step({"": rows[:100]}, 0)
         other.load_state_dict(one.state_dict())
         assert not other.density.dense
         for each in (one, other):
-            each.step(rows[100:200], 1)
+            each.step({"": rows[100:200]}, 1)
         for (parameter, p), q in zip(one.sae.named_parameters(), other.sae.parameters(), strict=True):
             assert torch.equal(p, q), parameter
 
@@ -90,12 +94,12 @@ class TestRagged:
 def test_a_checkpoint_holds_the_moments_in_their_precision(moments: str, rows: Tensor):
     one, other = (trainee("topk", rows, Adam(moments=moments), l0=4) for _ in range(2))
     for step in range(3):
-        one.step(rows[:100], step)
+        one.step({"": rows[:100]}, step)
     state = one.state_dict()
     assert state["optimizer.encoder.weight.exp_avg"].dtype == getattr(torch, moments)
     other.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
     for each in (one, other):
-        each.step(rows[100:200], 3)
+        each.step({"": rows[100:200]}, 3)
     for (parameter, p), q in zip(one.sae.named_parameters(), other.sae.parameters(), strict=True):
         assert torch.equal(p, q), parameter
 
@@ -112,7 +116,7 @@ def test_steps_are_those_of_plain_adam(rows: Tensor):
     start_from_data(plain, rows)
     optimizer = torch.optim.Adam(plain.parameters(), betas=(0.9, 0.99))
     for step in range(5):
-        one.step(rows[:100], step)
+        one.step({"": rows[:100]}, step)
         optimizer.param_groups[0]["lr"] = one.derived.learning_rate_at(step, one.steps)
         optimizer.zero_grad()
         plain.loss(rows[:100]).total.backward()
@@ -127,7 +131,7 @@ def test_no_gradient_as_large_as_a_weight_is_ever_written(rows: Tensor):
     one = trainee("topk", rows, l0=4)
     one.dead.indices = torch.arange(0, 96, 5)
     with one.optimizer.gradients():
-        one.sae.loss(rows, dead=one.dead.indices).total.backward()
+        one.sae.loss(rows, moment=Moment(dead=one.dead.indices)).total.backward()
     assert one.sae.encoder.weight.grad is None
     assert one.sae.decoder.weight.grad is None
     assert one.sae.encoder.bias.grad is not None
