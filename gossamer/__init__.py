@@ -14,6 +14,7 @@ from gossamer.version import VERSION
 if TYPE_CHECKING:
     from gossamer.autoencoder.autoencoder import AutoencoderSpec as AutoencoderSpec
     from gossamer.autoencoder.autoencoder import SparseAutoencoder as SparseAutoencoder
+    from gossamer.autoencoder.autoencoder import with_l0 as with_l0
     from gossamer.autoencoder.files import load as load
     from gossamer.autoencoder.files import load_codes as load_codes
     from gossamer.autoencoder.files import save as save
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from gossamer.evaluate.measure import measure as measure
     from gossamer.sources.activations import Activations as Activations
     from gossamer.sources.arrays import Arrays as Arrays
+    from gossamer.sources.model_windows import ModelWindows as ModelWindows
+    from gossamer.sources.synthetic import Synthetic as Synthetic
     from gossamer.spec import Spec as Spec
     from gossamer.training.loop import plan as plan
     from gossamer.training.loop import train as train
@@ -36,10 +39,12 @@ _HOMES = {
     "Activations": "gossamer.sources.activations",
     "Arrays": "gossamer.sources.arrays",
     "AutoencoderSpec": "gossamer.autoencoder.autoencoder",
+    "ModelWindows": "gossamer.sources.model_windows",
     "Run": "gossamer.training.run",
     "SparseAutoencoder": "gossamer.autoencoder.autoencoder",
     "SparseCodes": "gossamer.codes",
     "Spec": "gossamer.spec",
+    "Synthetic": "gossamer.sources.synthetic",
     "TrainSpec": "gossamer.training.spec",
     "concatenate_codes": "gossamer.codes",
     "measure": "gossamer.evaluate.measure",
@@ -50,6 +55,7 @@ _HOMES = {
     "save": "gossamer.autoencoder.files",
     "save_codes": "gossamer.autoencoder.files",
     "train": "gossamer.training.loop",
+    "with_l0": "gossamer.autoencoder.autoencoder",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -104,7 +104,7 @@ class SparseAutoencoder(nn.Module):
         codes = sparsity(encoder(scaling(x)))        x̂ = scaling⁻¹(decoder(codes))
 
     Rows are `(rows, input_width)` floating-point tensors; encoding a row never depends on the others. Codes are in
-    the input's units: with a linear decoder, x̂ is Σ z_i d_i plus a constant row, with d_i the rows of `decoder.directions()`.
+    the input's units: with a linear decoder, x̂ = Σ z_i d_i plus a constant row, d_i the rows of `decoder.directions()`.
     """
 
     def __init__(self, spec: AutoencoderSpec) -> None:
@@ -271,8 +271,8 @@ class SparseAutoencoder(nn.Module):
 def with_l0(sae: SparseAutoencoder, l0: int) -> SparseAutoencoder:
     """Return an autoencoder with another number of active latents per row, its weights copied.
 
-    Worth most for one that was trained for all of them ('hierarchical-k'). Raises ValueError if the sparsity has no such
-    number.
+    Worth most for one that was trained for all of them ('hierarchical-k'). Raises ValueError if the sparsity has
+    no such number.
     """
     other = SparseAutoencoder(sae.spec.replace(sparsity=sae.spec.sparsity.with_l0(l0))).to(sae.decoder.bias)
     other.load_state_dict(sae.state_dict())

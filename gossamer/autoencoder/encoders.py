@@ -145,25 +145,35 @@ class Tied(Encoder):
 
 
 class TiedEncoder(EncoderModule):
-    """Hold the bias `(latents,)`; the weight is the decoder's."""
+    """Hold the bias `(latents,)`, and a gain `()` that makes up for units: 1 where codes grow with pre-activations.
+
+    The weight is the decoder's. It cannot be multiplied for the encoder and divided for the decoder, as a change of
+    units asks for if codes stay what they are (sigmoid); the gain is what then remains.
+    """
+
+    gain: Tensor
 
     def __init__(self, latents: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(latents))
+        self.register_buffer("gain", torch.ones(()))
 
     def forward(self, x: Tensor, decoder: DecoderModule) -> PreActivations:
-        """Return (x − b_dec) W_decᵀ + b, not yet multiplied out."""
-        return Affine(x - decoder.bias, decoder.directions(), self.bias)
+        """Return gain · (x − b_dec) W_decᵀ + b, not yet multiplied out."""
+        return Affine((x - decoder.bias) * self.gain, decoder.directions(), self.bias)
 
     @torch.no_grad()
     def reset(self, directions: Tensor, generator: torch.Generator) -> None:
         """Set the bias to zero."""
         self.bias.zero_()
+        self.gain.fill_(1)
 
     @torch.no_grad()
     def change_units(self, change: Change) -> None:
-        """Change the bias."""
+        """Change the bias and, where rows and codes are not scaled alike, the gain."""
         change.of_code(self.bias)
+        if not change.alike:
+            self.gain.mul_(change.code.square() * change.scale / change.inverse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,5 +296,7 @@ class ListaEncoder(LinearEncoder):
 
     @torch.no_grad()
     def change_units(self, change: Change) -> None:
-        """Change the bias; W looks at differences only."""
+        """Change the bias and, where rows and codes are not scaled alike, W, which looks at differences only."""
         change.of_code(self.bias)
+        if not change.alike:
+            self.weight.mul_(change.scale * change.code)

@@ -10,14 +10,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.autoencoder.archetypal import Archetypal
+from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.autoencoder.auxiliaries import AuxK, PreActivationLoss
 from gossamer.autoencoder.constraints import Free
 from gossamer.autoencoder.corruption import Mask
 from gossamer.autoencoder.cross_layer import LaterLayers, PerLayer
-from gossamer.autoencoder.decoders import Linear, Skip
 from gossamer.autoencoder.decoders import Deep as DeepDecoder
+from gossamer.autoencoder.decoders import Linear, Skip
 from gossamer.autoencoder.encoders import Deep, Lista, Tied
 from gossamer.autoencoder.penalties import KL, L0, L1, GateReconstruction, Lp, Tanh
 from gossamer.autoencoder.reconstruction import HierarchicalK, Matryoshka

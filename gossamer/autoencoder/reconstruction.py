@@ -112,7 +112,7 @@ class HierarchicalK(_Nested):
     """The mean over budgets k of the squared error of the reconstruction from the k largest entries of each row alone.
 
     budgets: numbers of entries, rising; entries beyond the last are in the last reconstruction. One autoencoder then
-    serves every k (`SparseAutoencoder.at`). Balagansky et al. 2025 (https://arxiv.org/abs/2505.24473): every k.
+    serves every k (`with_l0`). Balagansky et al. 2025 (https://arxiv.org/abs/2505.24473): every k.
     """
 
     kind: ClassVar[str] = "hierarchical-k"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer import kernels
+from gossamer.autoencoder.encoders import TiedEncoder
 from gossamer.autoencoder.penalties import Penalty, mean_of_rows
 from gossamer.autoencoder.pre_activations import rows_of
 from gossamer.autoencoder.trace import Trace
@@ -38,8 +39,9 @@ class Contractive(Penalty):
     def __call__(self, trace: Trace) -> Tensor:
         """Return the cost without its weight."""
         codes = trace.codes
-        weight = getattr(trace.encoder, "weight", None)
-        squares = torch.linalg.vecdot(*[trace.directions if weight is None else weight] * 2)
+        encoder = trace.encoder
+        weight = trace.directions * encoder.gain if isinstance(encoder, TiedEncoder) else encoder.get_parameter("weight")
+        squares = torch.linalg.vecdot(weight, weight)
         slopes = (codes.values * (1 - codes.values)).square() if codes.level else (codes.values != 0).to(squares)
         return mean_of_rows(slopes * spread(codes, squares), codes)
 

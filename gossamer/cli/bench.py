@@ -19,6 +19,7 @@ def bench(
     width: int = 64,
     true_l0: float = 4.0,
     rows: int = 500_000,
+    learning_rate: float | None = None,
     seeds: tuple[int, ...] = (0, 1, 2),
     out: str | None = None,
 ) -> None:
@@ -26,13 +27,14 @@ def bench(
 
     Args:
         benchmark: Which one.
-        presets: Their names; none means all that reconstruct the rows they read.
+        presets: Their names; none means all that give back the rows they read as sums of directions.
         l0: Active latents per row; by default what a perfect autoencoder of these latents would have.
         latents: Entries of a code.
         features: Known features.
         width: Entries of a row.
         true_l0: Features that fire per row, in the mean.
         rows: Rows to train on.
+        learning_rate: Of all presets; by default derived, as in any run.
         seeds: Each is a world of features, initial weights and an order of rows.
         out: A folder for ground-truth.csv and pictures; none writes nothing.
     """
@@ -46,6 +48,7 @@ def bench(
         input_width=width,
         true_l0=true_l0,
         rows=rows,
+        learning_rate=learning_rate,
         seeds=seeds,
     )
     bench_ground_truth(spec, out=out)

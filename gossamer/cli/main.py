@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from gossamer.cli.bench import bench
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
 from gossamer.cli.report import report
@@ -20,6 +21,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "report": report,
+    "bench": bench,
     "doctor": doctor,
 }
 

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.autoencoder.tasks import Crosscode
 from gossamer.evaluate.language_model import LanguageModelScore, is_language_model, splice
 from gossamer.evaluate.reconstruction import Reconstruction, ReconstructionScore
+from gossamer.evaluate.sites import SiteShares, site_shares
 from gossamer.evaluate.sparsity import Sparsity, SparsityScore
 from gossamer.sources.activations import Activations
 from gossamer.sources.hooks import evaluating
@@ -26,20 +28,34 @@ __all__ = ["Measurement", "measure", "write_measurements"]
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """The metrics of one autoencoder on held-out rows; language_model is None unless the rows come from one."""
+    """The metrics of one autoencoder on held-out rows.
+
+    language_model: None unless the rows come from one, and are given back. sites: of a crosscoder. target_l0: what was
+    asked for, if training steered to it.
+    """
 
     name: str
     reconstruction: ReconstructionScore
     sparsity: SparsityScore
     language_model: LanguageModelScore | None
+    sites: SiteShares | None = None
+    target_l0: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the figures as plain numbers, without the arrays."""
         r, s = self.reconstruction, self.sparsity
-        figures = {"fvu": r.fvu, "cosine": r.cosine, "l0": s.l0, "dead": s.dead, "rows": r.rows}
-        if self.language_model is None:
-            return {"name": self.name, **figures}
-        return {"name": self.name, **figures, "language_model": dataclasses.asdict(self.language_model)}
+        figures: dict[str, Any] = {"fvu": r.fvu, "cosine": r.cosine, "l0": s.l0, "dead": s.dead, "rows": r.rows}
+        if self.target_l0 is not None:
+            figures["target_l0"] = self.target_l0
+        if self.sites is not None:
+            figures |= {
+                "shared": self.sites.shared,
+                "exclusive": self.sites.exclusive,
+                "latents": len(self.sites.shares),
+            }
+        if self.language_model is not None:
+            figures["language_model"] = dataclasses.asdict(self.language_model)
+        return {"name": self.name, **figures}
 
 
 @torch.no_grad()
@@ -70,7 +86,9 @@ def measure(
             site = source.site(sae.spec.task.inputs[0])
             windows = source.windows.validation[: -(-predictions // source.windows.context)]
             language_model = splice(sae, source, mean=reconstruction.mean, windows=windows, site=site, quiet=quiet)
-    return Measurement(sae.spec.name, reconstruction.score(), sparsity.score(), language_model)
+    shares = site_shares(sae) if isinstance(sae.spec.task, Crosscode) else None
+    scores = (reconstruction.score(), sparsity.score(), language_model)
+    return Measurement(sae.spec.name, *scores, sites=shares, target_l0=sae.spec.target_l0)
 
 
 def _held_out(

@@ -35,6 +35,10 @@ FIGURES = (
     Figure("fvu", "FVU", "fraction of variance unexplained; 0 is perfect", ".4f", headline=True),
     Figure("cosine", "Cosine", "mean cosine of row and reconstruction; 1 is perfect", ".4f"),
     Figure("l0", "L0", "mean number of active latents per row", ".1f", group="Sparsity", headline=True),
+    Figure("target_l0", "L0 asked for", "what training steered to", ".1f", group="Sparsity"),
+    Figure(
+        "shared", "Shared", "share of latents that no site has to itself", ".1%", group="Sparsity", rests_on="latents"
+    ),
     Figure("dead", "Dead", "share of latents active on none of the rows", ".1%", group="Sparsity", headline=True),
     _language(
         "recovered_from_mean",

@@ -32,7 +32,7 @@ __all__ = [
     "select_topk",
 ]
 
-SAFETY = 2.0
+SAFETY = 3.0
 """How many times the largest error seen among a row's candidates a latent must lie below the cut to be left out."""
 
 SAMPLE = 16

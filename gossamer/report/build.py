@@ -99,7 +99,7 @@ def _cards(
     latents, sampling = choose_latents(score.densities, features, seed=seed)
     activity, _ = collect(sae, source, latents, rows=score.rows)
     in_stream = sae.spec.decoder.linear and len(sae.spec.task.targets) == 1
-    lens = logit_lens(source, sae.directions().detach()[latents]) if in_stream else None
+    lens = logit_lens(source, sae.decoder.directions().detach()[latents]) if in_stream else None
     lens = lens or [(None, None)] * len(latents)
     rng = np.random.default_rng(seed)
     cards = []

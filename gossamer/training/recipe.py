@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.autoencoder.presets import options, preset
@@ -37,14 +38,17 @@ class PresetSpec(Spec):
     def resolve(self, source: Source) -> AutoencoderSpec:
         """Return the autoencoder's spec for this source."""
         accepted = options(self.name)
-        given = self.to_dict() | {"input_width": source.width(self.sites or (self.site or "",))}
+        dials = {name: getattr(self, name) for name in ("latents", "l0", "l1", "site", "target", "sites", "targets")}
+        given: dict[str, Any] = {name: value for name, value in dials.items() if value is not None}
+        given["input_width"] = source.width(self.sites or (self.site or "",))
         if "width" in accepted and self.target is not None:
             given["width"] = source.width((self.target,))
         if "widths" in accepted and self.sites is not None:
             given["widths"] = tuple(source.width((site,)) for site in self.sites)
-        task = None if "site" in accepted or self.site is None else Reconstruct(site=given.pop("site"))
-        spec = preset(**given)
-        return spec if task is None else spec.replace(task=task)
+        if "site" in accepted or self.site is None:
+            return preset(self.name, **given)
+        del given["site"]
+        return preset(self.name, **given).replace(task=Reconstruct(site=self.site))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ class Trained(Coder):
                 f"{sae.spec.name} does not give back the rows it reads as sums of one direction per latent, "
                 "so that there is nothing to compare with the directions of features"
             )
-        self.sae, self.name, self.directions = sae, sae.spec.name, sae.directions().detach()
+        self.sae, self.name, self.directions = sae, sae.spec.name, sae.decoder.directions().detach()
 
     def codes(self, batch: Batch) -> SparseCodes:
         """Return the codes of a batch of rows."""

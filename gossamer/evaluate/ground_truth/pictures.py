@@ -28,10 +28,11 @@ COLUMNS = 4
 SHOWN = 40
 """Features that a matrix of cosines shows, at least, if so many of trees were found: whole trees at a time."""
 
-BINS = 10
+BINS = 6
 """Groups of features of similar firing probability."""
 
 MARKERS = "osD^vP*X<>ph"
+COLORS = 20
 
 
 def require_matplotlib() -> None:
@@ -68,7 +69,7 @@ def _f1_against_fvu(results: Sequence[Result]) -> Figure:
 
     The presets alone on the left, everything on the right.
     """
-    figure = _figure(9.6, 4.0)
+    figure = _figure(9.6, 5.0)
     near, far = figure.subplots(1, 2)
     groups: list[tuple[str, str | None, list[Axes]]] = [("presets", None, [near, far]), ("controls", "0.55", [far])]
     for group, color, panels in groups:
@@ -81,7 +82,7 @@ def _f1_against_fvu(results: Sequence[Result]) -> Figure:
                     xerr=_spread(fvu),
                     yerr=_spread(f1),
                     fmt=MARKERS[number % len(MARKERS)],
-                    color=color or f"C{number}",
+                    color=color or _color(number),
                     markerfacecolor="none" if color else None,
                     label=scores[0].name,
                 )
@@ -90,8 +91,21 @@ def _f1_against_fvu(results: Sequence[Result]) -> Figure:
     for axes in (near, far):
         axes.set(xlabel="FVU (0 is perfect)")
         axes.grid(alpha=0.3)
-    far.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _legend(figure, far)
     return figure
+
+
+def _color(number: int) -> tuple[float, float, float]:
+    from matplotlib import colormaps
+
+    shade = number % COLORS
+    red, green, blue, _ = colormaps["tab20"]((2 * shade) % COLORS + (2 * shade) // COLORS)
+    return red, green, blue
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
 
 def _spread(values: Sequence[float]) -> float | None:
@@ -100,7 +114,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 def _f1_against_probability(result: Result) -> Figure:
     """A line per preset: mean F1 of the matched features, in groups of as many each, by how often they fire."""
-    figure = _figure(7.2, 4.2)
+    figure = _figure(7.8, 5.0)
     axes = figure.add_subplot()
     for number, found in enumerate(result.presets):
         scored = ~found.firing.f1.isnan()
@@ -112,11 +126,12 @@ def _f1_against_probability(result: Result) -> Figure:
             [f1[group].mean() for group in groups],
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,
+            color=_color(number),
             label=found.name,
         )
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="share of the rows on which the feature fires", ylabel="F1")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    _legend(figure, axes)
     return figure
 
 
@@ -130,16 +145,16 @@ def _cosine_matrices(result: Result) -> Figure:
     rows = -(-len(panels) // COLUMNS)
     columns = min(COLUMNS, len(panels))
     figure = _figure(2.6 * columns + 0.8, 2.8 * rows + 0.3)
-    drawn = image = None
+    image = None
     for number, (found, decoder) in enumerate(panels, start=1):
-        drawn = figure.add_subplot(rows, columns, number, sharex=drawn, sharey=drawn)
+        drawn = figure.add_subplot(rows, columns, number)
         pairs = _in_trees(found.pairs, result.source)
         matrix = cosines(decoder[pairs.latents], result.source.directions[pairs.features])
         image = drawn.imshow((matrix * pairs.cosines.sign()[:, None]).numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
         drawn.set_title(found.name, fontsize=9)
         drawn.set(xticks=[], yticks=[], xlabel="feature", ylabel="latent")
     if image is not None:
-        figure.colorbar(image, ax=figure.axes, label="cosine", shrink=0.8)
+        figure.colorbar(image, ax=figure.axes, label="cosine", shrink=0.8 / rows)
     return figure
 
 
