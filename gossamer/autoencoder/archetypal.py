@@ -14,13 +14,16 @@ from gossamer.autoencoder.scaling import Change
 
 __all__ = ["Archetypal", "ArchetypalDecoder"]
 
+SHARPNESS = 30.0
+"""What logits are multiplied by, so that optimizer steps fit for weights move shares from point to point."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Archetypal(Decoder):
     """Directions that are mixtures of data points: W = A C, rows of A non-negative with sum 1, C fixed points.
 
     Each direction mixes the few points nearest to a row of the data, so that W costs no product of matrices. Points are
-    counted from the mean row, in units of their mean norm. Fel et al. 2025, "Archetypal SAE"
+    counted from the mean row and brought to norm 1, lest the few of great norm rule. Fel et al. 2025, "Archetypal SAE"
     (https://arxiv.org/abs/2502.12892), without its relaxation.
 
     points: rows of C, drawn from the sample that training starts with. mixture: points that a direction mixes.
@@ -28,7 +31,7 @@ class Archetypal(Decoder):
 
     kind: ClassVar[str] = "archetypal"
     points: int = 2048
-    mixture: int = 16
+    mixture: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +44,7 @@ class Archetypal(Decoder):
 
 
 class ArchetypalDecoder(AffineDecoder):
-    """Hold logits `(latents, mixture)`, which points they belong to, the points `(points, output_width)`, and bias."""
+    """Hold logits `(latents, mixture)` of the shares, which points they belong to, the points `(points, output_width)`, and bias."""
 
     from_data: ClassVar[bool] = True
     points: Tensor
@@ -58,7 +61,7 @@ class ArchetypalDecoder(AffineDecoder):
         """Return A C."""
         latents, mixture = self.mixed.shape
         offsets = torch.arange(0, latents * mixture + 1, mixture, device=self.mixed.device)
-        shares = self.logits.softmax(dim=1)
+        shares = (SHARPNESS * self.logits).softmax(dim=1)
         return kernels.gather_sum(offsets, self.mixed.flatten(), shares.flatten(), self.points)
 
     @torch.no_grad()
@@ -84,10 +87,8 @@ class ArchetypalDecoder(AffineDecoder):
         change.of_rows(self.bias)
 
     def _mix(self, points: Tensor, anchors: Tensor) -> None:
-        self.points.copy_(points / torch.linalg.vector_norm(points, dim=1).mean().clamp_min(1e-20))
-        cosines = (
-            nn.functional.normalize(anchors, dim=1).to(self.points) @ nn.functional.normalize(self.points, dim=1).T
-        )
+        self.points.copy_(nn.functional.normalize(points, dim=1))
+        cosines = nn.functional.normalize(anchors.to(self.points), dim=1) @ self.points.T
         best = cosines.topk(self.mixed.shape[1], dim=1)
         self.mixed.copy_(best.indices)
-        self.logits.copy_(8 * best.values)
+        self.logits.copy_(best.values)

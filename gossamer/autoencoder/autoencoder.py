@@ -72,6 +72,11 @@ class AutoencoderSpec(Spec):
             part.check(self)
         if sum(penalty.target_l0 is not None for penalty in self.penalties) > 1:
             raise ValueError("one penalty can be steered to a target_l0; give the others a weight")
+        if self.target_l0 is not None and self.target_l0 > self.latents:
+            raise ValueError(
+                f"target_l0 = {self.target_l0:g} active latents per row are more than the {self.latents} latents there "
+                "are; lower l0 or raise latents"
+            )
 
     @property
     def output_width(self) -> int:
@@ -172,7 +177,13 @@ class SparseAutoencoder(nn.Module):
         The reconstruction loss in training units, plus each penalty and auxiliary times its weight.
         """
         rows = wanted = self.scaler(self._rows(x))
-        if self.target_scaler is not None and target is not None:
+        if self.target_scaler is not None:
+            if target is None or target.shape != (len(rows), self.spec.output_width):
+                shape = None if target is None else tuple(target.shape)
+                raise ValueError(
+                    f"the task {self.spec.task.kind!r} gives back other rows than it reads: the loss needs a target of "
+                    f"shape {(len(rows), self.spec.output_width)}, got {shape}"
+                )
             wanted = self.target_scaler(target.to(rows.dtype))
         trace = traced(self, rows, wanted, moment or Moment())
         residual, cost = self.spec.reconstruction(self.decoder, trace.codes, trace.target, trace.x)

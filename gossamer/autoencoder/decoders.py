@@ -128,7 +128,7 @@ class Linear(Decoder):
 
     def check(self, spec: AutoencoderSpec) -> None:
         """Raise ValueError unless the blocks make up a row."""
-        if self.blocks and sum(self.blocks) != spec.output_width:
+        if self.blocks and (sum(self.blocks) != spec.output_width or min(self.blocks) < 1):
             raise ValueError(f"blocks of widths {self.blocks} do not make a row of width {spec.output_width}")
 
 

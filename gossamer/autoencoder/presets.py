@@ -52,11 +52,11 @@ def _preset(make: Callable[..., AutoencoderSpec]) -> Callable[..., AutoencoderSp
     return make
 
 
-def _price(l0: float | None, weight: float | None) -> dict[str, float]:
+def _price(l0: float | None, weight: float | None) -> dict[str, Any]:
     """Return what a penalty is given: the weight that was named, or the L0 to reach."""
     if l0 is not None and weight is not None:
         raise ValueError(f"give either l0 = {l0} to be reached, or the penalty's weight {weight}, not both")
-    return {"target_l0": float(l0 or DEFAULT_L0)} if weight is None else {"weight": weight}
+    return {"weight": weight, "target_l0": (DEFAULT_L0 if l0 is None else l0) if weight is None else None}
 
 
 def _prefixes(latents: int) -> tuple[int, ...]:
@@ -280,14 +280,14 @@ def winner_take_all(*, input_width: int, latents: int, l0: int = DEFAULT_L0) -> 
 @_preset
 def kl_sparse(*, input_width: int, latents: int, l0: float | None = None, kl: float | None = None) -> AutoencoderSpec:
     """Sigmoid units kept at a rate: Ng 2011 (https://web.stanford.edu/class/cs294a/sparseAutoencoder_2011new.pdf)."""
-    rate = min(0.5, (l0 or DEFAULT_L0) / latents)
+    rate = min(0.5, (DEFAULT_L0 if l0 is None else l0) / max(latents, 1))
     return AutoencoderSpec(
         name="kl-sparse",
         input_width=input_width,
         latents=latents,
         sparsity=Sigmoid(),
         decoder=Linear(constraint=Free()),
-        penalties=(KL(rate=rate, **_price(l0, kl)), WeightL2(weight=1e-4 / input_width)),
+        penalties=(KL(rate=rate, **_price(l0, kl)), WeightL2(weight=1e-4 / max(input_width, 1))),
     )
 
 

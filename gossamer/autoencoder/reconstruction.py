@@ -123,6 +123,11 @@ class HierarchicalK(_Nested):
         if not self.budgets or not all(a < b for a, b in pairwise((0, *self.budgets))):
             raise ValueError(f"budgets are numbers of entries that rise from above 0; got {self.budgets}")
 
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError if the largest entries are not what a smaller k would keep."""
+        if spec.sparsity.kind == "abs-topk":
+            raise ValueError("hierarchical-k goes by the largest values, 'abs-topk' by magnitudes; use 'topk' with it")
+
     @property
     def levels(self) -> int:
         """How many budgets there are."""

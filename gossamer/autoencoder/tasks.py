@@ -122,7 +122,9 @@ class Transcode(Task):
         return input_width if self.width is None else self.width
 
     def check(self, spec: AutoencoderSpec) -> None:
-        """Raise ValueError if input and target are the same."""
+        """Raise ValueError if input and target are the same, or the target has no width."""
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width is that of the target, at least 1; got {self.width}")
         if self.site == self.target or not self.target:
             raise ValueError(f"a transcoder reads one site and gives another; got {self.site!r} and {self.target!r}")
 

@@ -40,7 +40,9 @@ class Contractive(Penalty):
         """Return the cost without its weight."""
         codes = trace.codes
         encoder = trace.encoder
-        weight = trace.directions * encoder.gain if isinstance(encoder, TiedEncoder) else encoder.get_parameter("weight")
+        weight = (
+            trace.directions * encoder.gain if isinstance(encoder, TiedEncoder) else encoder.get_parameter("weight")
+        )
         squares = torch.linalg.vecdot(weight, weight)
         slopes = (codes.values * (1 - codes.values)).square() if codes.level else (codes.values != 0).to(squares)
         return mean_of_rows(slopes * spread(codes, squares), codes)
