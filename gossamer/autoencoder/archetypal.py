@@ -44,7 +44,7 @@ class Archetypal(Decoder):
 
 
 class ArchetypalDecoder(AffineDecoder):
-    """Hold logits `(latents, mixture)` of the shares, which points they belong to, the points `(points, output_width)`, and bias."""
+    """Hold logits `(latents, mixture)`, which points they belong to, the points `(points, output_width)`, and bias."""
 
     from_data: ClassVar[bool] = True
     points: Tensor

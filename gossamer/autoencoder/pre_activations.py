@@ -61,8 +61,8 @@ class PreActivations:
         p = self.dense()
         return _where(p, p > floor)
 
-    def batch_topk(self, count: int) -> SparseCodes:
-        """Return the `count` largest of all rows together."""
+    def batch_topk(self, count: int, guess: float = 0.0) -> SparseCodes:
+        """Return the `count` largest of all rows together; guess: about what they exceed, 0 if nobody knows."""
         p = self.dense()
         chosen = torch.zeros(p.numel(), dtype=torch.bool, device=p.device)
         chosen[p.detach().flatten().topk(count).indices] = True
@@ -156,9 +156,9 @@ class Affine(PreActivations):
         offsets, indices, values = kernels.select_above(self.x, self.weight, self.bias, floor)
         return SparseCodes(offsets=offsets, indices=indices, values=values, latents=self.latents)
 
-    def batch_topk(self, count: int) -> SparseCodes:
-        """Return the `count` largest of all rows together."""
-        offsets, indices, values = kernels.select_batch_topk(self.x, self.weight, self.bias, count)
+    def batch_topk(self, count: int, guess: float = 0.0) -> SparseCodes:
+        """Return the `count` largest of all rows together; guess: about what they exceed, 0 if nobody knows."""
+        offsets, indices, values = kernels.select_batch_topk(self.x, self.weight, self.bias, count, guess)
         return SparseCodes(offsets=offsets, indices=indices, values=values, latents=self.latents)
 
     def column_topk(self, count: int) -> SparseCodes:
@@ -219,9 +219,9 @@ class Joined(PreActivations):
         floors = floor.split([part.latents for part in self.parts])
         return self._side_by_side([part.above(low) for part, low in zip(self.parts, floors, strict=True)])
 
-    def batch_topk(self, count: int) -> SparseCodes:
+    def batch_topk(self, count: int, guess: float = 0.0) -> SparseCodes:
         """Take the `count` largest of each part, and the `count` largest of those."""
-        found = [part.batch_topk(min(count, self.rows * part.latents)) for part in self.parts]
+        found = [part.batch_topk(min(count, self.rows * part.latents), guess) for part in self.parts]
         return _largest(self._side_by_side(found), count)
 
     def of(self, latents: Tensor) -> PreActivations:
@@ -289,8 +289,8 @@ class Corrected(PreActivations):
         candidates = self._with_code(self.affine.above(floor))
         return keep_entries(candidates, candidates.values > spread(candidates, floor))
 
-    def batch_topk(self, count: int) -> SparseCodes:
-        """Return the `count` largest of all rows together."""
+    def batch_topk(self, count: int, guess: float = 0.0) -> SparseCodes:
+        """Return the `count` largest of all rows together; guess: about what they exceed, 0 if nobody knows."""
         enough = min(count + self.code.indices.shape[0], self.code.rows * self.latents)
         return _largest(self._with_code(self.affine.batch_topk(enough)), count)
 

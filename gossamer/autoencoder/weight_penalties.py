@@ -57,7 +57,7 @@ class Orthogonality(Penalty):
     """
 
     kind: ClassVar[str] = "orthogonality"
-    sample: int = 2048
+    sample: int = 1024
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +76,8 @@ class Orthogonality(Penalty):
             both, _ = kernels.select_topk(unit, unit, unit.new_zeros(len(unit)), 2)
             number = torch.arange(len(unit), device=unit.device)
             nearest = torch.where(both[:, 0] == number, both[:, 1], both[:, 0])
-        return torch.linalg.vecdot(unit, unit[nearest]).relu().square().mean()
+        offsets = torch.arange(len(unit) + 1, device=unit.device)
+        return kernels.gather_dot(unit, unit, offsets, nearest).relu().square().mean()
 
 
 @dataclass(frozen=True, kw_only=True)

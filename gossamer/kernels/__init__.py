@@ -108,13 +108,15 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, floor: Tensor) -> tuple[Tensor, T
 
 
 @custom_op("gossamer::select_batch_topk", mutates_args=())
-def select_batch_topk(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def select_batch_topk(
+    x: Tensor, weight: Tensor, bias: Tensor, count: int, guess: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return offsets, indices and values of the `count` largest pre-activations of the whole batch."""
-    return implementation(x, "select").select_batch_topk(x, weight, bias, count)
+    return implementation(x, "select").select_batch_topk(x, weight, bias, count, guess)
 
 
 @select_batch_topk.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, bias: Tensor, count: int, guess: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     offsets = x.new_empty((x.shape[0] + 1,), dtype=torch.int64)
     return offsets, x.new_empty((count,), dtype=torch.int64), x.new_empty((count,))
 
@@ -232,6 +234,10 @@ def _select_ragged_backward(ctx, _offsets, _indices, g: Tensor | None):
     return _select_gradients(ctx, offsets, indices, g)
 
 
+def _select_batch_topk_backward(ctx, *gradients: Tensor | None):
+    return *_select_ragged_backward(ctx, *gradients), None
+
+
 def _save_tensors(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs[:4])
 
@@ -298,7 +304,7 @@ select_topk.register_autograd(_select_regular_backward, setup_context=_save_for_
 select_abs_topk.register_autograd(_select_regular_backward, setup_context=_save_for_select)
 select_group_max.register_autograd(_select_regular_backward, setup_context=_save_for_select)
 select_above.register_autograd(_select_ragged_backward, setup_context=_save_for_select)
-select_batch_topk.register_autograd(_select_ragged_backward, setup_context=_save_for_select)
+select_batch_topk.register_autograd(_select_batch_topk_backward, setup_context=_save_for_select)
 gather_dot.register_autograd(_gather_dot_backward, setup_context=_save_tensors)
 gather_sum.register_autograd(_gather_sum_backward, setup_context=_save_tensors)
 residual.register_autograd(_residual_backward, setup_context=_save_for_residual)

@@ -35,6 +35,9 @@ __all__ = [
 SAFETY = 3.0
 """How many times the largest error seen among a row's candidates a latent must lie below the cut to be left out."""
 
+BELOW_GUESS = 0.95
+"""Where a floor that somebody guessed is set: a little lower, so that one selection is enough."""
+
 SAMPLE = 16
 """A row has at least this many candidates, so that their errors say something about those of the others."""
 
@@ -126,30 +129,43 @@ def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tenso
     return offsets.cumsum_(0), indices_E, values_E
 
 
-def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def select_batch_topk(
+    x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int, guess: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return offsets, indices and values of the `count` largest pre-activations of all rows.
 
-    A floor for them is guessed from some of the rows; what lies above it is selected as in `select_above`. If that is
-    too little, the floor was too high and is guessed again, a little lower. Then the largest are kept.
+    What lies above a floor is selected as in `select_above`: a little below the guess that is given, or else guessed
+    from some of the rows. If that is too little, the floor was too high and is guessed from the rows, lower by as much
+    as was missing. Then the largest are kept.
     """
     rows, latents = x_BD.shape[0], weight_FD.shape[0]
     if not (rows and count and _low_precision_serves(x_BD, latents, -(-count // rows))):
         return by_torch(torch_cpu.select_batch_topk, x_BD, weight_FD, bias_F, count)
-    sample_BD = x_BD[:: max(1, rows // SAMPLED_ROWS)]
-    sample_N = (sample_BD @ weight_FD.T + bias_F).view(-1)
-    share, entries = count / (rows * latents), 0
-    while entries < count:
-        share *= 1.25
-        wanted = max(1, min(sample_N.shape[0], round(share * sample_N.shape[0])))
-        floor = -torch.inf
-        if wanted < sample_N.shape[0]:
-            floor = sample_N.topk(wanted, sorted=False).values.amin().item()
-        offsets, indices_E, values_E = select_above(x_BD, weight_FD, bias_F, torch.full_like(bias_F, floor))
+    share, entries = 1.25 * count / (rows * latents), 0
+    offsets = indices_E = values_E = x_BD.new_empty(0)
+    if guess > 0:
+        offsets, indices_E, values_E = _above(x_BD, weight_FD, bias_F, BELOW_GUESS * guess)
         entries = values_E.shape[0]
+    while entries < count:
+        offsets, indices_E, values_E = _above(x_BD, weight_FD, bias_F, _floor(x_BD, weight_FD, bias_F, share))
+        entries = values_E.shape[0]
+        share *= 1.25 * min(4.0, count / max(entries, 1))
     kept_E = torch.zeros(entries, dtype=torch.bool)
     kept_E[values_E.topk(count, sorted=False).indices] = True
     kept_before = torch.nn.functional.pad(kept_E.cumsum(0), (1, 0))
     return kept_before[offsets], indices_E[kept_E], values_E[kept_E]
+
+
+def _above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    return select_above(x_BD, weight_FD, bias_F, torch.full_like(bias_F, floor))
+
+
+def _floor(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, share: float) -> float:
+    """Return what this share of the pre-activations exceeds on some of the rows."""
+    sample_BD = x_BD[:: max(1, x_BD.shape[0] // SAMPLED_ROWS)]
+    sample_N = (sample_BD @ weight_FD.T + bias_F).view(-1)
+    wanted = max(1, round(share * sample_N.shape[0]))
+    return sample_N.topk(wanted, sorted=False).values.amin().item() if wanted < sample_N.shape[0] else -torch.inf
 
 
 def _low_precision_serves(x_BD: Tensor, latents: int, k: int) -> bool:

@@ -63,8 +63,10 @@ def select_above(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Tenso
     return _entries(pre_BF, ~(pre_BF <= floor_F))  # NaN stays, so that it is seen
 
 
-def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return offsets, indices and values of the `count` largest pre-activations of all rows, latents in order."""
+def select_batch_topk(
+    x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int, guess: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return offsets, indices and values of the `count` largest pre-activations of all rows. A guess is ignored."""
     pre_BF = x_BD @ weight_FD.T + bias_F
     chosen_BF = torch.zeros_like(pre_BF, dtype=torch.bool)
     chosen_BF.view(-1)[pre_BF.view(-1).topk(count, sorted=False).indices] = True

@@ -204,7 +204,9 @@ def _above_in_chunk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Te
     return _join([entries, redone._replace(rows=again[redone.rows])]).in_order()
 
 
-def select_batch_topk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def select_batch_topk(
+    x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, count: int, guess: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return offsets, indices and values of the `count` largest pre-activations of all rows, latents in order.
 
     The `count`-th largest of all rows' maxima of parts, each lowered by its row's margin, is a lower bound of the

@@ -92,7 +92,8 @@ class BatchThreshold(_Remembered):
 
     def training_codes(self, pre: PreActivations, progress: float = 1.0) -> SparseCodes:
         """Return the largest of the batch."""
-        codes = pre.batch_topk(self.k * pre.rows)
+        on_cpu = self.threshold.device.type == "cpu"  # elsewhere it would be a question that the device has to answer
+        codes = pre.batch_topk(self.k * pre.rows, float(self.threshold) if on_cpu else 0.0)
         return codes.replace_values(codes.values.relu())
 
     @torch.no_grad()

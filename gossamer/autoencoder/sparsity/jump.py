@@ -41,7 +41,7 @@ class JumpReLU(Sparsity):
     ragged: ClassVar[bool] = True
     gated: ClassVar[bool] = True
     threshold: float = 0.5
-    bandwidth: float = 0.5
+    bandwidth: float = 0.25
     kernel: str = "rectangle"
 
     def __post_init__(self) -> None:
