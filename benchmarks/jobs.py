@@ -11,7 +11,7 @@ import hashlib
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ import numpy as np
 from benchmarks.environments import HERE, PEERS
 from benchmarks.processes import OURS, end, environment, last_words
 
-RUNNERS = {"train": ("score", "task"), "speed": ("absent", "score", "worker")}
+RUNNERS = {
+    "train": ("score", "task"),
+    "speed": ("absent", "score", "worker"),
+    "architectures": ("absent", "matched", "score", "task"),
+}
 """Each kind of runner and what it uses of what runners share."""
 
 
@@ -107,15 +111,23 @@ def run(job: Job, data: Data, settings: Settings, *, python: Path, log: Path) ->
 
     Raises FailedRunError. An interrupt ends the run before it goes on to the caller.
     """
+    return result_of(lambda output: _command(job, data, settings, python, output), library=job.library, log=log)
+
+
+def result_of(command: Callable[[Path], list[str]], *, library: str, log: Path) -> dict[str, Any]:
+    """Run a program of a library to its end and return what it wrote to the path that its command was made with.
+
+    Raises FailedRunError. An interrupt ends the program before it goes on to the caller.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         with log.open("w") as sink:
             process = subprocess.Popen(
-                _command(job, data, settings, python, output),
+                command(output),
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=environment(job.library),
+                env=environment(library),
             )
             try:
                 status = process.wait()
@@ -148,16 +160,18 @@ def digest(files: Iterable[Path]) -> str:
     return found.hexdigest()[:12]
 
 
+def arguments(values: Mapping[str, Any]) -> list[str]:
+    """Write values as `--name value`; what is None is left out."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
 def _command(job: Job, data: Data, settings: Settings, python: Path, output: Path) -> list[str]:
-    command = [str(python), str(PEERS / job.library / "train.py")]
     values = vars(settings) | {
         "rows": data.rows,
         "validation": data.validation,
         "seed": job.seed,
         "output": output,
+        "learning_rate": job.learning_rate,
     }
-    if job.learning_rate is not None:
-        values["learning_rate"] = job.learning_rate
-    for name, value in values.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    return command
+    return [str(python), str(PEERS / job.library / "train.py"), *arguments(values)]

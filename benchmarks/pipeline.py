@@ -19,6 +19,7 @@ import torch
 
 import gossamer as gs
 from gossamer.autoencoder.initialise import start_from_data
+from gossamer.autoencoder.trace import Moment
 from gossamer.sources.activations import Activations
 from gossamer.sources.models import load_model
 from gossamer.sources.source import Feed
@@ -47,10 +48,10 @@ def forward_alone(source: Activations, rows: int) -> None:
 def steps_alone(x: torch.Tensor, spec: gs.TrainSpec, autoencoder: gs.AutoencoderSpec) -> None:
     sae = autoencoder.build(seed=0)
     start_from_data(sae, x)
-    trainee = Trainee(sae, spec.optimizer, derive(spec, autoencoder), steps=spec.steps)
+    trainee = Trainee(sae, autoencoder.task.bind(None), spec, derive(spec, autoencoder))
     for step in range(spec.steps):
         with trainee.optimizer.gradients():
-            sae.loss(x, dead=trainee.dead.indices).total.backward()
+            sae.loss(x, moment=Moment(dead=trainee.dead.indices)).total.backward()
         trainee.optimizer.step(trainee.derived.learning_rate_at(step, spec.steps))
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from gossamer.sources.source import Batch, Source
+    from gossamer.sources.activations import Activations
+    from gossamer.sources.source import Batch
 
 ROWS = 380_000
 VALIDATION = 20_000
@@ -53,14 +54,15 @@ def store(folder: Path, *, rows: int, validation: int, hook: str) -> None:
     Raises ValueError where the texts do not give that many rows.
     """
     print(f"storing {rows} + {validation} rows of {hook} in {folder}", flush=True)
-    source = _source(rows, validation, hook)
+    source = activations(rows, validation, hook)
     folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(source.units)
     _write(folder / "validation.npy", source.validation(batch=2048), validation, source.widths[hook])
     _write(folder / "rows.npy", _read(source, order), rows, source.widths[hook])
 
 
-def _source(rows: int, validation: int, hook: str) -> Source:
+def activations(rows: int, validation: int, hook: str) -> Activations:
+    """Give the model and texts that so many rows are stored from; the held-out windows give `validation.npy`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -90,7 +92,7 @@ def _texts(characters: int) -> list[str]:
     return [documents[number] for number in order[: int(np.searchsorted(lengths, characters)) + 1]]
 
 
-def _read(source: Source, units: np.ndarray) -> Iterator[Batch]:
+def _read(source: Activations, units: np.ndarray) -> Iterator[Batch]:
     for start in range(0, len(units), 64):
         yield source.read(units[start : start + 64])
 

@@ -57,13 +57,13 @@ def _isolated(spec: gs.AutoencoderSpec, train: gs.TrainSpec, rows: torch.Tensor)
     batches = rows.to(train.device).split(train.batch)
     sae = spec.build(seed=0).to(train.device)
     start_from_data(sae, batches[0])
-    trainee = Trainee(sae, train.optimizer, derive(train, spec), steps=train.steps)
+    trainee = Trainee(sae, spec.task.bind(None), train, derive(train, spec))
     start = 0.0
     for step in range(STEPS):
         if step == FROM:
             _wait(train.device)
             start = time.perf_counter()
-        trainee.step(batches[step % (len(rows) // train.batch)], step)
+        trainee.step({"": batches[step % (len(rows) // train.batch)]}, step)
     _wait(train.device)
     return 1000 * (time.perf_counter() - start) / (STEPS - FROM)
 

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from gossamer.codes import DenseCodes, SparseCodes, active_rows, concatenate_codes, spread
+from gossamer.codes import (
+    DenseCodes,
+    SparseCodes,
+    active_rows,
+    concatenate_codes,
+    density,
+    is_active,
+    keep_entries,
+    rank_in_row,
+    require_valid,
+    spread,
+)
 
 numbers = st.just(0.0) | st.floats(-100, 100, width=32)
 matrices = arrays.arrays(
@@ -208,3 +219,91 @@ def test_dense_and_sparse_codes_say_the_same_of_latents(dense: Tensor):
     weights = torch.arange(dense.shape[1], dtype=torch.float32)
     per_entry = (sparse.values * spread(sparse, weights)).sum()
     torch.testing.assert_close(per_entry, (whole.values * spread(whole, weights)).sum())
+
+
+class TestLevel:
+    """Units that are never quite off are active above a level."""
+
+    values = torch.tensor([[0.2, 0.7, -0.9], [0.5, 0.0, 0.6]])
+
+    def sparse(self) -> SparseCodes:
+        codes = SparseCodes.from_dense(self.values)
+        places = {"offsets": codes.offsets, "indices": codes.indices, "latents": 3}
+        return SparseCodes(**places, values=codes.values, level=0.5)
+
+    def test_says_what_is_active_in_every_form(self):
+        dense = DenseCodes(values=self.values, level=0.5)
+        assert is_active(dense).tolist() == [[False, True, True], [False, False, True]]
+        assert active_rows(dense).tolist() == active_rows(self.sparse()).tolist() == [0, 1, 2]
+        assert self.sparse().l0 == 1.5
+
+    def test_stays_with_the_codes(self):
+        codes = self.sparse()
+        kept = keep_entries(codes, codes.values > 0)
+        for same in (codes.detach(), codes.to(torch.float64), codes.replace_values(codes.values * 1), kept):
+            assert same.level == 0.5
+        assert concatenate_codes([codes, codes]).level == 0.5
+        assert DenseCodes(values=self.values, level=0.5).detach().level == 0.5
+        with pytest.raises(ValueError, match="expected codes of one number of latents"):
+            concatenate_codes([codes, SparseCodes.from_dense(self.values)])
+
+
+class TestEntries:
+    @given(topk_parts(), st.integers(0, 99))
+    def test_those_that_are_kept_are_those_of_the_matrix(self, parts: tuple[Tensor, Tensor, int], seed: int):
+        codes = SparseCodes.from_topk(parts[0], parts[1].clone().requires_grad_(), latents=parts[2])
+        generator = torch.Generator().manual_seed(seed)
+        kept = torch.rand(codes.values.shape, generator=generator) < 0.5
+        found = keep_entries(codes, kept)
+        expected = codes.replace_values(codes.values * kept).to_dense()
+        assert torch.equal(found.to_dense(), expected)
+        assert len(found.values) == kept.sum()
+        assert torch.equal(found.row_of_entry(), codes.row_of_entry()[kept])
+        if codes.values.numel():
+            weight = torch.randn(codes.shape, generator=generator)
+            (got,) = torch.autograd.grad((found.to_dense() * weight).sum(), codes.values, retain_graph=True)
+            (exact,) = torch.autograd.grad((expected * weight).sum(), codes.values)
+            assert torch.equal(got, exact)
+
+    @given(topk_parts())
+    def test_rank_counts_from_the_largest_of_its_row(self, parts: tuple[Tensor, Tensor, int]):
+        codes = SparseCodes.from_topk(parts[0], parts[1], latents=parts[2])
+        rank = rank_in_row(codes).view(parts[1].shape)
+        for ranks, values in zip(rank, parts[1], strict=True):
+            assert sorted(ranks.tolist()) == list(range(len(values)))
+            assert torch.equal(values[ranks.argsort()], values.sort(descending=True).values)
+
+    def test_rank_of_ragged_rows(self, codes: SparseCodes):
+        assert rank_in_row(codes).tolist() == [1, 2, 0, 1, 0, 0]
+
+    def test_density_counts_entries(self, codes: SparseCodes):
+        assert density(codes) == 6 / 20
+        assert density(DenseCodes(values=codes.to_dense())) == 5 / 20
+        assert density(DenseCodes(values=codes.to_dense(), entries=torch.tensor(6))) == 6 / 20
+        assert density(DenseCodes(values=torch.zeros(0, 5))) == density(SparseCodes.from_dense(torch.zeros(0, 5))) == 0
+
+    @pytest.mark.parametrize(
+        ("offsets", "indices"),
+        [([0, 2], [0, 5]), ([0, 2], [-1, 3]), ([0, 3], [0, 1]), ([1, 2], [0, 1]), ([0, 2, 1, 2], [0, 1])],
+    )
+    def test_those_that_point_outside_are_found(self, offsets: list[int], indices: list[int]):
+        bad = SparseCodes(offsets=torch.tensor(offsets), indices=torch.tensor(indices), values=torch.ones(2), latents=5)
+        with pytest.raises(ValueError, match="offsets must rise from 0 to the number of entries, 2, and indices"):
+            require_valid(bad)
+
+    def test_those_that_do_not_are_left_alone(self, codes: SparseCodes):
+        require_valid(codes)
+        require_valid(SparseCodes.from_dense(torch.zeros(3, 5)))
+
+
+@given(matrices, st.integers(0, 9))
+def test_what_is_spread_has_the_gradient_of_both_forms(dense: Tensor, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    per_latent = torch.randn(dense.shape[1], generator=generator, dtype=torch.float64).requires_grad_()
+    sparse, whole = SparseCodes.from_dense(dense.double()), DenseCodes(values=dense.double())
+    gradients = [
+        torch.autograd.grad((codes.values * spread(codes, per_latent)).sum(), per_latent)[0]
+        for codes in (sparse, whole)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    torch.testing.assert_close(gradients[1], dense.double().sum(dim=0))

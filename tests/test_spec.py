@@ -17,12 +17,14 @@ from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.autoencoder.auxiliaries import AuxK
 from gossamer.autoencoder.constraints import Constraint, Free, UnitRows
 from gossamer.autoencoder.decoders import Decoder
-from gossamer.autoencoder.encoders import Encoder, PreActivations
+from gossamer.autoencoder.encoders import Encoder
 from gossamer.autoencoder.files import load, save
 from gossamer.autoencoder.penalties import L1, Penalty
+from gossamer.autoencoder.pre_activations import PreActivations
 from gossamer.autoencoder.presets import PRESETS, preset
 from gossamer.autoencoder.scaling import MeanScale, Unscaled
 from gossamer.autoencoder.sparsity import ReLU, Sparsity, TopK
+from gossamer.autoencoder.tasks import Reconstruct, Task, Transcode
 from gossamer.codes import SparseCodes
 from gossamer.sources.activations import ActivationsSpec
 from gossamer.sources.arrays import ArraysSpec
@@ -74,6 +76,7 @@ def weights() -> st.SearchStrategy[float]:
 @st.composite
 def autoencoder_specs(draw: st.DrawFn) -> AutoencoderSpec:
     latents = draw(positive())
+    transcoding = st.builds(Transcode, site=st.just(""), target=st.text(min_size=1), width=st.none() | positive())
     return AutoencoderSpec(
         input_width=draw(positive()),
         latents=latents,
@@ -83,7 +86,7 @@ def autoencoder_specs(draw: st.DrawFn) -> AutoencoderSpec:
         penalties=draw(st.just(()) | st.tuples(st.builds(L1, weight=weights()))),
         auxiliaries=draw(st.just(()) | st.tuples(st.builds(AuxK, weight=weights(), k=st.none() | positive()))),
         name=draw(st.text()),
-        site=draw(st.text()),
+        task=draw(st.builds(Reconstruct, site=st.text()) | transcoding),
     )
 
 
@@ -130,7 +133,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         latents=positive(),
         l0=st.none() | positive(),
         l1=st.none() | weights(),
-        site=st.text(),
+        site=st.none() | st.text(),
+        sites=st.none() | words,
     )
     one_to_train = draw(st.booleans())
     return Recipe(
@@ -168,7 +172,7 @@ class TestRoundTrip:
     def test_kinds_are_written_at_every_level(self):
         written = topk.to_dict()
         assert (written["sparsity"]["kind"], written["auxiliaries"][0]["kind"]) == ("topk", "auxk")
-        assert written["decoder"] == {"kind": "linear", "constraint": {"kind": "unit-rows"}}
+        assert written["decoder"] == {"kind": "linear", "constraint": {"kind": "unit-rows"}, "blocks": []}
         assert "kind" not in written
 
     def test_a_concrete_part_needs_no_kind(self):
@@ -373,7 +377,8 @@ class TestStrangers:
 
     def test_families_list_their_members_only(self):
         assert {"relu", "topk", "stranger-above"} <= set(Sparsity.kinds())
-        assert set(Constraint.kinds()) >= {"free", "unit-rows"}
+        assert set(Constraint.kinds()) >= {"free", "unit-rows", "non-negative"}
+        assert {"reconstruct", "transcode", "crosscode", "cross-layer", "end-to-end"} <= set(Task.kinds())
         assert "auxk" not in Penalty.kinds()
         assert AutoencoderSpec.kinds() == {}
 

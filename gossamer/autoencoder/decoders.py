@@ -142,7 +142,8 @@ class AffineDecoder(DecoderModule):
     def residual(self, codes: Codes, target: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return target − reconstruction, without a gradient, and the mean of its squares, with one."""
         if isinstance(codes, DenseCodes):
-            return super().residual(codes, target, x)
+            residual = target - product(codes, self.directions()) - self.bias
+            return residual.detach(), residual.square().mean()
         places = (codes.offsets, codes.indices, codes.values)
         residual, square = kernels.residual(*places, self.directions(), self.bias, target)
         return residual, square / target.numel()

@@ -166,7 +166,8 @@ class _Session:
     def plan(self) -> Plan:
         """Return the plan, measured."""
         sample = self.feed.sample(self.run.train.batch)
-        return make_plan(self.source, self.trainees, sample, self.run.train, self.folder, done=self.step)
+        with torch.random.fork_rng(devices=_cuda_devices(self.device)):  # a step that is timed may draw numbers, too
+            return make_plan(self.source, self.trainees, sample, self.run.train, self.folder, done=self.step)
 
     def _start_from_data(self) -> None:
         sample = self.source.measured_on(self.feed.sample(SAMPLE_ROWS))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
+from gossamer.autoencoder.encoders import Deep
 from gossamer.spec import Spec
 
 __all__ = ["SGD", "Adam", "Derived", "Kernels", "OptimizerSpec", "TrainSpec", "derive"]
@@ -21,8 +22,8 @@ class OptimizerSpec(Spec):
         """Bytes that are remembered for each weight."""
         raise NotImplementedError
 
-    def derived_rate(self, latents: int) -> float:
-        """Return the learning rate for an autoencoder of so many latents; raises ValueError if there is no rule."""
+    def derived_rate(self, autoencoder: AutoencoderSpec) -> float:
+        """Return the learning rate for an autoencoder; raises ValueError if there is no rule."""
         raise ValueError(f"there is no rule for the learning rate of {self.kind!r}; give one")
 
 
@@ -72,9 +73,11 @@ class Adam(OptimizerSpec):
         """Bytes of the two moments of a weight."""
         return 8 if self.moments == "float32" else 4
 
-    def derived_rate(self, latents: int) -> float:
-        """Return 5e-3 · √(4608 / latents), at most 1e-2 (`derive` says why)."""
-        return min(1e-2, 5e-3 * math.sqrt(4608 / latents))
+    def derived_rate(self, autoencoder: AutoencoderSpec) -> float:
+        """Return 5e-3 · √(4608 / latents), at most 1e-2, and 1e-3 for one with hidden layers (`derive` says why)."""
+        if isinstance(autoencoder.encoder, Deep) or not autoencoder.decoder.linear:
+            return 1e-3
+        return min(1e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +167,8 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
 
     - learning rate: 5e-3 · √(4608 / latents), at most 1e-2. The falling square root is that of Gao et al. 2024
       (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the best of those tried on activations of
-      two models, at layers that no benchmark here uses (docs/decisions.md).
+      two models, at layers that no benchmark here uses (docs/decisions.md). With hidden layers 1e-3, as Kingma & Ba
+      2014 recommend: at the rate of a single layer most latents die.
     - warm-up: a twentieth of the steps, at most 1000.
     - decay: the last fifth of the steps, linearly to 0 (Conerly et al. 2024,
       https://transformer-circuits.pub/2024/april-update).
@@ -174,7 +178,7 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
     steps = train.steps
     rate = train.learning_rate
     if rate is None:
-        rate = train.optimizer.derived_rate(autoencoder.latents)
+        rate = train.optimizer.derived_rate(autoencoder)
     given = (train.warmup_steps, train.decay_steps, train.dead_after)
     rules = (min(1000, steps // 20), steps // 5, min(10_000_000, max(train.rows // 8, 32 * train.batch)))
     warmup, decay, dead = (rule if value is None else value for value, rule in zip(given, rules, strict=True))

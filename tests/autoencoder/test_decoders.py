@@ -59,18 +59,18 @@ class TestAroundAStep:
         for _ in range(3):
             optimizer.zero_grad()
             trained.loss(rows).total.backward()
-            gradient = trained.decoder.weight.grad
+            gradient = trained.decoder.get_parameter("weight").grad
             assert gradient is not None
             size = gradient.norm()
             trained.decoder.before_step()
-            along = (gradient * trained.decoder.weight).sum(dim=1)
+            along = (gradient * trained.decoder.get_parameter("weight")).sum(dim=1)
             assert along.abs().max() <= 1e-6 * size
             optimizer.step()
             trained.decoder.after_step()
-            torch.testing.assert_close(trained.decoder.weight.norm(dim=1), torch.ones(96))
+            torch.testing.assert_close(trained.decoder.get_parameter("weight").norm(dim=1), torch.ones(96))
 
     def test_a_free_decoder_is_left_alone(self, rows: Tensor):
-        decoder = Linear(constraint=Free()).build(input_width=3, latents=5)
+        decoder = Linear(constraint=Free()).build(input_width=3, output_width=3, latents=5)
         torch.nn.init.normal_(decoder.weight)
         decoder(SparseCodes.from_dense(torch.ones(2, 5))).square().sum().backward()
         assert decoder.weight.grad is not None
@@ -82,10 +82,10 @@ class TestAroundAStep:
 
     def test_without_a_gradient_there_is_nothing_to_do(self, trained: SparseAutoencoder):
         trained.zero_grad()
-        weight = trained.decoder.weight.detach().clone()
+        weight = trained.decoder.get_parameter("weight").detach().clone()
         trained.decoder.before_step()
-        assert trained.decoder.weight.grad is None
-        assert torch.equal(trained.decoder.weight, weight)
+        assert trained.decoder.get_parameter("weight").grad is None
+        assert torch.equal(trained.decoder.get_parameter("weight"), weight)
 
     def test_encoder_and_biases_are_not_touched(self, trained: SparseAutoencoder, rows: Tensor):
         trained.loss(rows).total.backward()

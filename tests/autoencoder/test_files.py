@@ -271,7 +271,14 @@ class TestCodes:
         for name in ("offsets", "indices", "values"):
             assert torch.equal(getattr(again, name), getattr(codes, name)), name
             assert getattr(again, name).dtype == getattr(codes, name).dtype
-        assert (again.to_scipy() != codes.to_scipy()).nnz == 0
+        assert not (again.to_scipy() - codes.to_scipy()).count_nonzero()
+
+    def test_keep_the_level_above_which_they_are_active(self, rows: Tensor, tmp_path: Path):
+        sae = preset("kl-sparse", input_width=24, latents=96).build(seed=0)
+        codes = sae.encode(rows).detach()
+        save_codes(codes, tmp_path / "codes")
+        assert load_codes(tmp_path / "codes").level == codes.level == 0.5
+        assert load_codes(tmp_path / "codes").l0 == codes.l0 < 96
 
     def test_without_rows_or_entries_too(self, tmp_path: Path):
         for dense in (torch.zeros(0, 5), torch.zeros(3, 5)):

@@ -7,7 +7,7 @@ from torch import Tensor
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.autoencoder.presets import preset
-from gossamer.autoencoder.scaling import MeanScale, Scaling, Unscaled
+from gossamer.autoencoder.scaling import MeanScale, PerSite, Scaling, Unscaled, Whitening
 from gossamer.autoencoder.trace import Moment
 from gossamer.codes import SparseCodes
 
@@ -20,7 +20,9 @@ def of_no_code(sae: SparseAutoencoder) -> Tensor:
     return sae.decode(SparseCodes.from_dense(torch.zeros(1, 96)))[0]
 
 
-@pytest.mark.parametrize("scaling", [MeanScale(), Unscaled()])
+@pytest.mark.parametrize(
+    "scaling", [MeanScale(), Unscaled(), PerSite(widths=(10, 14)), Whitening()], ids=lambda s: s.kind
+)
 class TestFresh:
     def test_without_a_code_it_predicts_the_mean_row(self, rows: Tensor, scaling: Scaling):
         sae = fresh(scaling)
@@ -36,8 +38,8 @@ class TestFresh:
     def test_its_directions_stay(self, rows: Tensor, scaling: Scaling):
         sae = fresh(scaling)
         start_from_data(sae, rows)
-        assert torch.equal(sae.decoder.weight, fresh(scaling).decoder.weight)
-        assert torch.equal(sae.encoder.weight, fresh(scaling).encoder.weight)
+        assert torch.equal(sae.decoder.get_parameter("weight"), fresh(scaling).decoder.get_parameter("weight"))
+        assert torch.equal(sae.encoder.get_parameter("weight"), fresh(scaling).encoder.get_parameter("weight"))
 
     def test_its_directions_still_need_a_gradient(self, rows: Tensor, scaling: Scaling):
         sae = fresh(scaling)
@@ -73,6 +75,39 @@ def test_a_trained_one_keeps_its_function_in_new_units(trained: SparseAutoencode
     start_from_data(trained, others)
     assert (trained(rows).reconstruction - before).norm() < 1e-4 * before.norm()
     torch.testing.assert_close(trained.scaler.mean, others.mean(dim=0), rtol=1e-5, atol=1e-4)
+
+
+class TestNearTheL0:
+    """Where a penalty is steered to an L0, codes are about as sparse from the first step."""
+
+    @pytest.mark.parametrize("name", ["vanilla-l1", "p-anneal", "gated", "jumprelu", "kl-sparse", "two-layer-l1"])
+    @pytest.mark.parametrize("l0", [3, 12])
+    def test_about_so_many_are_active_at_the_start(self, rows: Tensor, name: str, l0: int):
+        sae = preset(name, input_width=24, latents=96, l0=l0).build(seed=0)
+        start_from_data(sae, rows)
+        assert sae.encode(rows).l0 == pytest.approx(l0, rel=0.4)
+
+    def test_with_a_weight_the_start_is_as_ever(self, rows: Tensor):
+        sae = preset("vanilla-l1", input_width=24, latents=96, l1=0.1).build(seed=0)
+        start_from_data(sae, rows)
+        at_mean = sae.pre_activations(rows.mean(dim=0)).dense()
+        torch.testing.assert_close(at_mean, torch.zeros(1, 96), rtol=0, atol=1e-5)
+
+    def test_a_cross_layer_transcoder_starts_so_too(self, rows: Tensor, targets: Tensor):
+        sizes = {"input_width": 24, "latents": 96}
+        sae = preset("clt", **sizes, sites=("a", "b"), targets=("c", "d"), l0=6).build(seed=0)
+        start_from_data(sae, rows, targets)
+        assert sae.encode(rows).l0 == pytest.approx(6, rel=0.4)
+
+
+@pytest.mark.parametrize("sample", [torch.zeros(0, 24), torch.zeros(5, 23), torch.zeros(24)])
+def test_a_sample_of_another_shape_is_refused(rows: Tensor, sample: Tensor):
+    with pytest.raises(ValueError, match=r"expected sample rows of width 24, got shape"):
+        start_from_data(fresh(MeanScale()), sample)
+    transcoder = preset("transcoder", input_width=24, latents=96, target="out").build()
+    for target in (None, sample):
+        with pytest.raises(ValueError, match=r"expected sample rows of width 24, got shape"):
+            start_from_data(transcoder, rows, target)
 
 
 def test_the_mean_square_in_training_units_is_one(rows: Tensor):

@@ -57,6 +57,7 @@ def written_out(
     terms = {"reconstruction": ((x_hat - x) ** 2).mean()}
     for penalty in spec.penalties:
         cost = codes.abs() * w_dec.norm(dim=1) if isinstance(penalty, L1) else gates
+        assert penalty.weight is not None
         terms[penalty.kind] = penalty.weight * cost.sum(dim=1).mean()
     for auxiliary in spec.auxiliaries:
         if dead is None:
@@ -118,7 +119,7 @@ class TestWholeLoss:
         sae.scaler.mean.copy_(mean)
         sae.scaler.scale.copy_(scale)
         with torch.no_grad():
-            sae.encoder.bias.fill_(-1e6)
+            sae.encoder.get_parameter("bias").fill_(-1e6)
         assert sae.loss(rows).total.item() == pytest.approx(1, rel=1e-5)
 
     def test_its_terms_and_codes_are_outside_the_graph(self, trained: SparseAutoencoder, rows: Tensor):
@@ -128,7 +129,9 @@ class TestWholeLoss:
         assert not loss.codes.values.requires_grad
 
     def test_its_codes_are_in_training_units(self, trained: SparseAutoencoder, rows: Tensor):
-        scaled = trained.loss(rows).codes.to_dense() / trained.scaler.scale
+        codes = trained.loss(rows).codes
+        assert isinstance(codes, SparseCodes)
+        scaled = codes.to_dense() / trained.scaler.scale
         torch.testing.assert_close(scaled, trained.encode(rows).to_dense())
 
     def test_falls_when_one_steps_along_its_gradient(self, trained: SparseAutoencoder, rows: Tensor):
@@ -236,7 +239,7 @@ class TestAuxK:
         pre = sae.pre_activations(rows)
         for factor in (1.0, 2.0):
             residual = factor * torch.ones(300, 24)
-            cost = auxk(AuxK(), pre, residual, DEAD, sae.decoder.weight)
+            cost = auxk(AuxK(), pre, residual, DEAD, sae.decoder.get_parameter("weight"))
             reached = gradients_of(sae, cost)["encoder.weight"].ne(0).any(dim=1).nonzero()[:, 0]
             assert set(reached.tolist()) <= set(DEAD.tolist())
 
@@ -278,16 +281,16 @@ class TestAuxK:
 
     def test_is_finite_where_nothing_is_left_to_explain(self, sae: SparseAutoencoder):
         with torch.no_grad():
-            sae.encoder.bias[:] = torch.arange(96.0)
+            sae.encoder.get_parameter("bias")[:] = torch.arange(96.0)
         pre = sae.pre_activations(torch.zeros(5, 24))
-        cost = auxk(AuxK(), pre, torch.zeros(5, 24), torch.arange(9), sae.decoder.weight)
+        cost = auxk(AuxK(), pre, torch.zeros(5, 24), torch.arange(9), sae.decoder.get_parameter("weight"))
         assert cost.isfinite()
         assert all(g.isfinite().all() for g in gradients_of(sae, cost).values())
 
     def test_revives(self, sae: SparseAutoencoder, rows: Tensor):
         """Latents too weak ever to win come to explain something; a loss that ignores them leaves them dead."""
         with torch.no_grad():
-            sae.encoder.weight[:48] *= 0.01
+            sae.encoder.get_parameter("weight")[:48] *= 0.01
         dead = torch.arange(48)
         assert not (sae.encode(rows).to_dense()[:, :48] != 0).any()
         alive = []

@@ -11,7 +11,7 @@ from torch import Tensor
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.autoencoder.presets import preset
-from gossamer.autoencoder.scaling import MeanScale, Scaler, Unscaled
+from gossamer.autoencoder.scaling import MeanScale, PerSite, RowNorm, Scaler, Scaling, Unscaled, Whitening
 from gossamer.autoencoder.sparsity import TopK
 
 
@@ -79,6 +79,90 @@ class TestMeasure:
         assert scale.item() == 1.0
 
 
+def set_from(scaling: Scaling, sample: Tensor) -> Scaler:
+    made = scaling.build(input_width=sample.shape[1]).to(sample.dtype)
+    made.set(*scaling.measure(sample))
+    return made
+
+
+@pytest.mark.parametrize(
+    "scaling", [Unscaled(), MeanScale(), PerSite(widths=(10, 14)), Whitening()], ids=lambda scaling: scaling.kind
+)
+class TestEveryFoldingScaling:
+    def test_undo_undoes(self, rows: Tensor, scaling: Scaling):
+        made = set_from(scaling, rows.double())
+        torch.testing.assert_close(made.undo(made(rows.double())), rows.double())
+
+    def test_its_changes_of_units_are_what_it_does(self, rows: Tensor, scaling: Scaling):
+        made = set_from(scaling, rows.double())
+        one = torch.ones((), dtype=torch.float64)
+        for change, old, new in (
+            (made.to_own_units(one), made(rows.double()), rows.double()),
+            (made.to_training_units(one), rows.double(), made(rows.double())),
+        ):
+            moved = old.clone()
+            change.of_rows(moved)
+            torch.testing.assert_close(moved, new)
+            torch.testing.assert_close(change.scaled_back(old[1:] - old[:-1]), new[1:] - new[:-1])
+
+    def test_reset_scales_nothing(self, rows: Tensor, scaling: Scaling):
+        made = set_from(scaling, rows)
+        made.reset()
+        torch.testing.assert_close(made(rows), rows)
+
+    def test_rows_all_alike_give_numbers(self, scaling: Scaling):
+        made = set_from(scaling, torch.full((7, 24), 3.0))
+        assert made(torch.full((7, 24), 3.0)).isfinite().all()
+        assert made.undo(torch.zeros(2, 24)).isfinite().all()
+
+
+class TestWhitening:
+    def test_decorrelates(self, rows: Tensor):
+        x = set_from(Whitening(floor=1e-9), rows.double())(rows.double())
+        torch.testing.assert_close(x.mean(dim=0), torch.zeros(24, dtype=torch.float64), rtol=0, atol=1e-5)
+        covariance = x.T @ x / len(x)
+        torch.testing.assert_close(covariance, torch.eye(24, dtype=torch.float64), rtol=0, atol=1e-5)
+
+    def test_its_matrix_is_symmetric_and_rises_with_the_floor(self, rows: Tensor):
+        sizes = []
+        for floor in (1e-9, 0.01, 1.0):
+            _, scale = Whitening(floor=floor).measure(rows.double())
+            torch.testing.assert_close(scale, scale.T)
+            sizes.append(torch.linalg.eigvalsh(scale).amax().item())
+        assert sizes[0] > sizes[1] > sizes[2]
+
+    def test_knows_the_answer_by_hand(self):
+        """C = diag(4, 1), mean eigenvalue 2.5, floor 0.2: C + 0.5."""
+        x = torch.tensor([[2.0, 1.0], [-2.0, 1.0], [2.0, -1.0], [-2.0, -1.0]]) + 5
+        mean, scale = Whitening(floor=0.2).measure(x)
+        assert mean.tolist() == [5.0, 5.0]
+        torch.testing.assert_close(scale, torch.tensor([[4.5**-0.5, 0], [0, 1.5**-0.5]]))
+
+    def test_a_direction_without_variance_is_not_blown_up(self):
+        x = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 1, 1, 1, 1, 0.0])
+        _, scale = Whitening().measure(x)
+        assert scale.abs().max() < 1 / (0.01 * 5 / 6 * 0.9) ** 0.5
+
+
+class TestPerSite:
+    def test_gives_each_site_the_same_size(self, rows: Tensor):
+        uneven = rows.double() * torch.tensor([100.0] * 10 + [0.01] * 14)
+        x = set_from(PerSite(widths=(10, 14)), uneven)(uneven)
+        for site in x.split([10, 14], dim=1):
+            assert site.square().mean().item() == pytest.approx(1, rel=1e-6)
+            torch.testing.assert_close(site.mean(dim=0), torch.zeros_like(site[0]), rtol=0, atol=1e-6)
+
+    def test_of_one_site_is_mean_scale(self, rows: Tensor):
+        one, same = set_from(PerSite(widths=(24,)), rows), set_from(MeanScale(), rows)
+        torch.testing.assert_close(one(rows), same(rows))
+
+
+def test_row_norm_measures_the_mean_alone(rows: Tensor):
+    mean, scale = RowNorm().measure(rows)
+    torch.testing.assert_close(mean, rows.mean(dim=0))
+    assert scale.item() == 1
+
+
 @pytest.mark.usefixtures("low_precision_selection")
 class TestFolding:
     def test_keeps_the_function(self, trained: SparseAutoencoder, rows: Tensor):
@@ -131,10 +215,10 @@ class TestFolding:
             require_close(after.codes.to_dense(), before.codes.to_dense(), 1e-3)
 
     def test_rescaling_leaves_the_weights_alone(self, trained: SparseAutoencoder):
-        weights = [trained.encoder.weight.clone(), trained.decoder.weight.clone()]
+        weights = [trained.encoder.get_parameter("weight").clone(), trained.decoder.get_parameter("weight").clone()]
         trained.rescale((torch.ones(24), torch.tensor(7.0)))
-        assert torch.equal(trained.encoder.weight, weights[0])
-        assert torch.equal(trained.decoder.weight, weights[1])
+        assert torch.equal(trained.encoder.get_parameter("weight"), weights[0])
+        assert torch.equal(trained.decoder.get_parameter("weight"), weights[1])
 
 
 def test_codes_and_reconstructions_speak_the_units_of_the_input(generator: torch.Generator):

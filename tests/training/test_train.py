@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gossamer as gs
+from gossamer.autoencoder.tasks import Reconstruct
 from gossamer.sources.source import Batch
 from gossamer.training import checkpoint as checkpoints
 from gossamer.training.loop import DivergedError, train
@@ -317,7 +318,7 @@ def test_the_plan_says_what_will_happen_and_touches_nothing(source, tmp_path):
     sae = topk()
     before = {name: t.clone() for name, t in sae.state_dict().items()}
     plan = gs.plan(sae, source, short(), out=tmp_path / "run")
-    for word in ("2,560 in 20 steps of 128", "32 → 128 latents", "TopK(k=5)", "memory", "time", str(tmp_path / "run")):
+    for word in ("2,560 in 20 steps of 128", "32 → 128 latents", "TopK(k=5, ", "memory", "time", str(tmp_path / "run")):
         assert word in str(plan)
     assert plan.seconds > 0
     assert not (tmp_path / "run").exists()

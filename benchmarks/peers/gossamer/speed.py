@@ -75,13 +75,13 @@ class Gossamer(Library):
             warmup_steps=0,
             decay_steps=0,
         )
-        self.trainee = Trainee(self.sae, how.optimizer, derive(how, spec), steps=STEPS)
+        self.trainee = Trainee(self.sae, spec.task.bind(None), how, derive(how, spec))
         self.done = 0
 
     def step(self, x: Tensor) -> None:
         if not self.sae.training:
             self.sae.train()
-        self.trainee.step(x, self.done)
+        self.trainee.step({"": x}, self.done)
         self.done += 1
 
     @torch.no_grad()
