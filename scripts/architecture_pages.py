@@ -20,11 +20,15 @@ sys.path.insert(0, str(ROOT))
 import gossamer as gs  # noqa: E402 - the benchmarks are found only now
 from benchmarks import pareto, sheet, step_times  # noqa: E402
 from gossamer.autoencoder.presets import PRESETS  # noqa: E402
+from gossamer.autoencoder.sparsity import Identity  # noqa: E402
 from gossamer.training.sparsity_control import SparsityControl  # noqa: E402
 
 PAGES = ROOT / "docs" / "architectures"
 L0 = 32
 NOTHING = "–"
+COLUMNS = ("asked L0", "L0", "FVU", "FVU of `topk`", "dead", "CPU ms/step", "KL", "KL of `topk`", "loss recovered")
+PLAIN = gs.AutoencoderSpec(input_width=1, latents=1, sparsity=Identity())
+"""What an autoencoder is made of unless something else is chosen."""
 
 
 class Figures:
@@ -55,7 +59,7 @@ def spec_of(preset: str) -> gs.AutoencoderSpec:
 
 def compact(spec: gs.AutoencoderSpec) -> str:
     """Write a spec as TOML, a line for each part, leaving out what is no choice of this architecture."""
-    plain = gs.AutoencoderSpec(input_width=1, latents=1, sparsity=spec.sparsity).to_dict()
+    plain = PLAIN.to_dict()
     always = ("input_width", "latents", "encoder", "sparsity", "decoder", "name")
     given = spec.to_dict()
     names = [*always[:-1], *(name for name in given if name not in always and given[name] != plain[name]), "name"]
@@ -78,13 +82,14 @@ def parts(preset: str) -> str:
 def measured(preset: str, figures: Figures) -> str:
     """Give the block with the Pareto table and the step time."""
     case = case_of(preset)
-    rows = [row for l0 in sorted(case.l0) if (row := _row(preset, case, l0, figures))]
     runs = [run for run in figures.runs if (run.preset, run.data) == (preset, case.data.name)]
-    if not rows:
+    if not runs:
         return "Not measured.\n\n" + step_time(preset, figures)
-    header = ["asked L0", "L0", "FVU", "FVU of `topk`", "dead", "CPU ms/step"]
-    if any(run.kl is not None for run in runs):
-        header += ["KL", "KL of `topk`"]
+    columns = [_row(figures.of(preset, case.data.name, l0)) for l0 in sorted({run.l0_wanted for run in runs})]
+    for l0, column in zip(sorted({run.l0_wanted for run in runs}), columns, strict=True):
+        column |= _beside(figures.of("topk", case.data.name, l0)) if preset != "topk" else {}
+    header = [name for name in COLUMNS if any(column.get(name, NOTHING) != NOTHING for column in columns)]
+    rows = [[column.get(name, NOTHING) for name in header] for column in columns]
     run = runs[0]
     setting = (
         f"Held-out rows of {_place(case)}: {run.rows:,} rows to train on, batch {run.batch}, {run.latents} latents, "
@@ -115,22 +120,21 @@ def _seeds(runs: Sequence[pareto.Entry]) -> str:
     return "means of " + ", ".join(f"{count} seeds at L0 {l0}" for l0, count in sorted(counts.items()) if count > 1)
 
 
-def _row(preset: str, case: pareto.Case, l0: int, figures: Figures) -> list[str] | None:
-    runs = figures.of(preset, case.data.name, l0)
-    if not runs:
-        return None
-    beside = figures.of("topk", case.data.name, l0) if preset != "topk" else []
-    cells = [
-        str(l0),
-        _l0(runs),
-        _mean(runs, "fvu", ".4f"),
-        _mean(beside, "fvu", ".4f"),
-        _mean(runs, "dead", ".1%"),
-        _mean(runs, "cpu_ms_per_step", ".1f"),
-    ]
-    if any(run.kl is not None for run in runs):
-        cells += [_mean(runs, "kl", ".4f"), _mean(beside, "kl", ".4f")]
-    return cells
+def _row(runs: Sequence[pareto.Entry]) -> dict[str, str]:
+    return {
+        "asked L0": str(runs[0].l0_wanted),
+        "L0": _l0(runs),
+        "FVU": _mean(runs, "fvu", ".4f"),
+        "dead": _mean(runs, "dead", ".1%"),
+        "CPU ms/step": _mean(runs, "cpu_ms_per_step", ".1f"),
+        "KL": _mean(runs, "kl", ".3f"),
+        "loss recovered": _mean(runs, "recovered", ".1%"),
+    }
+
+
+def _beside(runs: Sequence[pareto.Entry]) -> dict[str, str]:
+    """Give what `topk` has on the same rows at the same L0, where it was measured."""
+    return {"FVU of `topk`": _mean(runs, "fvu", ".4f"), "KL of `topk`": _mean(runs, "kl", ".3f")}
 
 
 def _l0(runs: Sequence[pareto.Entry]) -> str:
@@ -180,11 +184,10 @@ def table(figures: Figures) -> str:
 
 def summary(spec: gs.AutoencoderSpec) -> str:
     """Name the parts that make up an architecture, those that nearly all have left out."""
-    usual = gs.AutoencoderSpec(input_width=1, latents=1, sparsity=spec.sparsity)
     names = [spec.sparsity.kind]
     for role in ("encoder", "decoder", "scaling", "reconstruction", "task", "corruption"):
         kind = getattr(spec, role).kind
-        if kind != getattr(usual, role).kind:
+        if kind != getattr(PLAIN, role).kind:
             names.append(f"{role} {kind}" if role in ("encoder", "decoder") else kind)
     if spec.decoder.linear and getattr(getattr(spec.decoder, "constraint", None), "kind", "unit-rows") != "unit-rows":
         names.append("free rows")

@@ -115,11 +115,14 @@ class Source(ABC):
         """Raise ValueError unless there are the sites that an autoencoder reads and gives back, in its widths."""
         task = autoencoder.task
         for sites, name in ((task.inputs, "input_width"), (task.targets, "output_width")):
-            if self.width(sites) != getattr(autoencoder, name):
-                raise ValueError(
-                    f"{autoencoder.name} has {name} {getattr(autoencoder, name)}, "
-                    f"but the rows are {self.width(sites)} wide"
-                )
+            total = getattr(autoencoder, name)
+            widths = getattr(task, "widths", (total // len(sites),) * len(sites))  # of one width, if none are stated
+            for site, width in zip(sites, widths, strict=True):
+                found = self.width((site,))
+                if found != width:
+                    rows = f"rows of {site}" if site else "rows"
+                    share = "" if len(sites) == 1 else f", {width} of it for each site like this"
+                    raise ValueError(f"{autoencoder.name} has {name} {total}{share}, but the {rows} are {found} wide")
 
 
 class SourceSpec(Spec):

