@@ -69,9 +69,14 @@ class Study:
         rates = {rate: run for rate, run in self.tried.items() if rate is not None}
         return self.tried[best_rate(rates)] if rates else self.tried.get(None)
 
+    def forget_failures(self) -> None:
+        """Leave out what is None."""
+        self.tried = {rate: run for rate, run in self.tried.items() if run is not None}
+        self.repeats = [run for run in self.repeats if run is not None]
+
     def line(self) -> comparison.Line:
         """Give what the table says of it."""
-        runs = [self.best, *self.repeats]
+        runs = [self.best, *self.repeats] if self.tried else []
         return comparison.Line(
             architecture=self.architecture,
             library=self.library,
@@ -83,14 +88,14 @@ class Study:
 class Bench:
     """Runs jobs unless the file knows their figures, and writes them to the file."""
 
-    def __init__(self, *, data: Data, sizes: Sizes, results: Path, fresh: bool) -> None:
-        self.data, self.sizes, self._results = data, sizes, results
+    def __init__(self, *, data: Data, sizes: Sizes, results: Path, fresh: bool, known_only: bool) -> None:
+        self.data, self.sizes, self._results, self._known_only = data, sizes, results, known_only
         self._known = [] if fresh else sheet.read(results, Entry)
 
     def attempt(self, job: MatchedJob) -> Entry | None:
         """Give the figures of a job; None where it failed."""
         known = next((entry for entry in reversed(self._known) if entry.answers(job, self.data, self.sizes)), None)
-        if known is not None:
+        if known is not None or self._known_only:
             return known
         started = time.perf_counter()
         try:
@@ -133,7 +138,7 @@ class Bench:
             target=self.sizes.l0,
             known=list(known.items()),
         )
-        if found is not None and not matches(found.l0, self.sizes.l0):
+        if found is not None and not matches(found.l0, self.sizes.l0) and not self._known_only:
             print(f"{found.job.name}: no coefficient gave an L0 near enough to {self.sizes.l0}", flush=True)
         return found
 
@@ -225,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"held out; latents {sizes.latents}, L0 {sizes.l0}, batch {sizes.batch}, epochs {sizes.epochs}",
         flush=True,
     )
-    bench = Bench(data=data, sizes=sizes, results=options.results, fresh=options.fresh)
+    bench = Bench(data=data, sizes=sizes, results=options.results, fresh=options.fresh, known_only=options.known_only)
     status = 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else a run would outlive this program
     try:
@@ -234,6 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the runs that ended are kept, and the same command goes on from here", flush=True)
         status = 130
+    if options.known_only:
+        for study in studies:
+            study.forget_failures()
     lines = [study.line() for study in studies]
     print("\n" + comparison.table(lines), flush=True)
     return status or int(any(line.failures for line in lines))
@@ -274,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--predictions", type=int, default=PREDICTIONS, help="for loss recovered; 0 leaves it out")
     parser.add_argument("--fresh", action="store_true", help="repeat runs that are finished")
+    parser.add_argument("--known-only", action="store_true", help="train nothing; go by what the file holds")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser
 

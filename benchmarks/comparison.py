@@ -74,7 +74,8 @@ def verdict(ours: Line, peer: Line) -> str:
 
 def _row(line: Line, ours: Line | None) -> list[str]:
     if not line.runs:
-        return [line.architecture, line.library, f"0, {line.failures} failed", *["–"] * (len(HEADER) - 3)]
+        runs = f"0, {line.failures} failed" if line.failures else "0"
+        return [line.architecture, line.library, runs, *["–"] * (len(HEADER) - 3)]
     recovered = line.mean("recovered_from_zero")
     rates = " ".join(sorted({f"{run.learning_rate:.2g}" for run in line.runs if run.learning_rate is not None}))
     weights = " ".join(dict.fromkeys(f"{run.coefficient:g}" for run in line.runs if run.coefficient is not None))

@@ -135,7 +135,7 @@ class Spec:
             return cls
         if not isinstance(kind, str) or kind not in kinds:
             given = "missing" if kind is None else f"unknown: {kind!r}"
-            raise ValueError(f"{where or cls.__name__}: kind is {given}; {nearest(kind, kinds)}")
+            raise ValueError(f"{where or cls.__name__}: kind is {given}; {nearest(kind or '', kinds)}")
         return kinds[kind]
 
 

@@ -120,9 +120,11 @@ class Source(ABC):
             for site, width in zip(sites, widths, strict=True):
                 found = self.width((site,))
                 if found != width:
-                    rows = f"rows of {site}" if site else "rows"
-                    share = "" if len(sites) == 1 else f", {width} of it for each site like this"
-                    raise ValueError(f"{autoencoder.name} has {name} {total}{share}, but the {rows} are {found} wide")
+                    place = f"at {site}, " if site else ""
+                    part = f"{width} of its " if len(sites) > 1 else ""
+                    raise ValueError(
+                        f"{autoencoder.name} expects {place}{part}{name} {total}, but the rows there are {found} wide"
+                    )
 
 
 class SourceSpec(Spec):

@@ -25,7 +25,7 @@ class SparsityControl:
     `REACHED`: how far from the target, relatively, the mean L0 of the last tenth of a run may be.
     """
 
-    P, I, MOST = 3.0, 0.05, 0.2  # noqa: E741 - as in the literature on control
+    P, I, MOST = 5.0, 0.2, 0.2  # noqa: E741 - as in the literature on control
     MEMORY = 0.5
     BEGIN, WAIT, SPAN = 0.05, 0.1, 0.4
     REACHED = 0.05

@@ -22,12 +22,11 @@ from gossamer.autoencoder.pre_activations import PreActivations
 from gossamer.autoencoder.presets import PRESETS
 from gossamer.autoencoder.scaling import Change
 from gossamer.autoencoder.sparsity import Sparsity
-from gossamer.autoencoder.tasks import EndToEnd
+from gossamer.autoencoder.tasks import EndToEnd, Reconstruct
 from gossamer.autoencoder.trace import Trace
-from gossamer.codes import SparseCodes, keep_entries
+from gossamer.codes import SparseCodes
 from gossamer.sources.assets import MissingAsset, locate
 from gossamer.sources.source import Batch, Feed, Source
-from gossamer.spec import Spec
 from gossamer.training.recipe import PresetSpec
 from gossamer.training.run import RunSpec
 
@@ -206,3 +205,88 @@ def test_goes_the_whole_way(case: Case, tmp_path: Path):
     for name, tensor in sae.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert lines(tmp_path / "pieces") == lines(tmp_path / "whole")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Near(Sparsity):
+    """Keep what is nearly as large as the largest of its row: p_i ≥ share · max p."""
+
+    kind: ClassVar[str] = "toy-near"
+    share: float
+
+    def __call__(self, pre: PreActivations) -> SparseCodes:
+        p = pre.dense()
+        return SparseCodes.from_dense(p.relu() * (p >= self.share * p.amax(dim=1, keepdim=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fourth(Penalty):
+    """Σ_i z_i⁴."""
+
+    kind: ClassVar[str] = "toy-fourth"
+
+    def __call__(self, trace: Trace) -> Tensor:
+        return mean_of_rows(trace.codes.values.pow(4), trace.codes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gains(Decoder):
+    """x̂ = (z · g) W + b, with a gain for each latent."""
+
+    kind: ClassVar[str] = "toy-gains"
+    start: float = 1.0
+
+    def build(self, *, input_width: int, output_width: int, latents: int) -> GainsDecoder:
+        return GainsDecoder(self.start, output_width, latents)
+
+
+class GainsDecoder(AffineDecoder):
+    def __init__(self, start: float, width: int, latents: int) -> None:
+        super().__init__()
+        self.first = start
+        self.weight = torch.nn.Parameter(torch.zeros(latents, width))
+        self.gain = torch.nn.Parameter(torch.zeros(latents))
+        self.bias = torch.nn.Parameter(torch.zeros(width))
+
+    def directions(self) -> Tensor:
+        return self.gain[:, None] * self.weight
+
+    @torch.no_grad()
+    def reset(self, directions: Tensor, generator: torch.Generator) -> None:
+        self.weight.copy_(directions)
+        self.gain.fill_(self.first)
+        self.bias.zero_()
+
+    @torch.no_grad()
+    def change_units(self, change: Change, rows: Change) -> None:
+        change.of_decoder(self.weight, self.bias)
+
+
+TOY = gs.AutoencoderSpec(
+    name="toy",
+    input_width=576,
+    latents=LATENTS,
+    sparsity=Near(share=0.5),
+    decoder=Gains(start=0.5),
+    penalties=(Fourth(weight=1e-3),),
+    task=Reconstruct(site=LAYERS[0]),
+)
+
+
+def test_parts_from_outside_the_package_go_the_whole_way(rows: Remembered, tmp_path: Path):
+    assert gs.AutoencoderSpec.from_toml(TOY.to_toml()) == TOY
+    assert all(kind in TOY.to_toml() for kind in ("toy-near", "toy-fourth", "toy-gains"))
+    case = Case(TOY, rows, BATCH)
+    sae = case.train(tmp_path / "run")
+    assert RunSpec.read(tmp_path / "run").autoencoders == (TOY,)
+    first, *_, last = lines(tmp_path / "run")
+    assert first["toy-fourth"] > 0
+    assert last["reconstruction"] < first["reconstruction"]
+    assert not torch.equal(sae.decoder.get_parameter("gain"), torch.full((LATENTS,), 0.5))
+    loaded, x = gs.load(tmp_path / "run"), case.held_out()
+    assert isinstance(loaded.decoder, GainsDecoder)
+    assert loaded.spec == TOY
+    assert torch.equal(loaded(x).reconstruction, sae(x).reconstruction)
+    assert 0 < loaded.encode(x).l0 < LATENTS
+    resumed = case.stop_and_resume(tmp_path / "pieces")
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in sae.state_dict().items())

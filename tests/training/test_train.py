@@ -258,6 +258,42 @@ def test_an_unknown_site_is_refused(source):
         train(sae, source, short(), quiet=True)
 
 
+class Sites(gs.Arrays):
+    """The same rows at several sites, cut to their widths."""
+
+    def __init__(self, **widths: int):
+        super().__init__(rows())
+        self.widths = widths
+
+    def read(self, units):
+        batch = super().read(units)
+        return Batch({site: batch.rows[""][:, :width] for site, width in self.widths.items()}, batch.origins)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("transcoder", dict(input_width=32, site="a", target="c"), r"at c, output_width 32, .* are 24 wide"),
+        ("transcoder", dict(input_width=32, site="a", target="c", width=32), r"at c, output_width 32, .* are 24 wide"),
+        ("transcoder", dict(input_width=24, site="a", target="c"), r"at a, input_width 24, .* are 32 wide"),
+        ("transcoder", dict(input_width=32, site="a", target="z"), r"site 'z', but the source has 'a', 'b', 'c'"),
+        ("crosscoder", dict(input_width=56, sites=("a", "c"), widths=(24, 32)), r"at a, 24 of its input_width 56.* 32"),
+        ("crosscoder", dict(input_width=64, sites=("a", "c"), widths=(32, 32)), r"at c, 32 of its input_width 64.* 24"),
+        ("crosscoder", dict(input_width=64, sites=("a", "z"), widths=(32, 32)), r"site 'z', but the source has 'a'"),
+        ("clt", dict(input_width=64, sites=("a", "b"), targets=("b", "c")), r"at c, 32 of its output_width 64.* 24"),
+        ("clt", dict(input_width=56, sites=("a", "c"), targets=("b", "a")), r"at a, 28 of its input_width 56.* 32"),
+        ("topk", dict(input_width=32), r"site '', but the source has 'a', 'b', 'c'"),
+        ("end-to-end", dict(input_width=32, site="a"), r"no model to run; use a source of kind 'model'"),
+    ],
+)
+def test_sites_that_do_not_exist_or_do_not_fit_are_named_before_anything_starts(name, options, message, tmp_path):
+    sae = gs.preset(name, latents=64, l0=4, **options).build()
+    with pytest.raises(ValueError, match=message):
+        train(sae, Sites(a=32, b=32, c=24), short(), out=tmp_path / "run", quiet=True)
+    assert sae.is_fresh
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_holds_a_run_or_something_else_is_left_alone(source, tmp_path):
     out = tmp_path / "run"
     train(topk(), source, short(), out=out, quiet=True)
