@@ -1,4 +1,4 @@
-"""Every preset goes the whole way on what a real model computes: trained, stopped and resumed, saved, measured, compiled."""
+"""Every preset goes the whole way on a real model: trained, stopped and resumed, saved, measured, compiled."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ OUTPUTS = tuple(f"model.layers.{layer}.mlp" for layer in (3, 4))
 NEEDED: dict[str, dict[str, Any]] = {
     "transcoder": {"site": INPUTS[0], "target": OUTPUTS[0]},
     "skip-transcoder": {"site": INPUTS[0], "target": OUTPUTS[0]},
-    "crosscoder": {"sites": LAYERS},
-    "clt": {"sites": INPUTS, "targets": OUTPUTS},
-    "deep-autoencoder": {"site": LAYERS[0], "l0": None},
-    "contractive": {"site": LAYERS[0], "l0": None},
-    "dense-100-64": {"site": LAYERS[0], "l0": None},
-    "two-layer-l1": {"site": LAYERS[0], "l0": None},
+    "crosscoder": {"site": None, "sites": LAYERS},
+    "clt": {"site": None, "sites": INPUTS, "targets": OUTPUTS},
+    "deep-autoencoder": {"l0": None},
+    "contractive": {"l0": None},
+    "dense-100-64": {"l0": None},
+    "two-layer-l1": {"l0": None},
 }
-"""What a preset asks for beside the number of latents, where that is not a site and an L0."""
+"""What a preset takes beside the number of latents, where that is not a site and an L0."""
 
 
-class Stopped(Exception):
+class PowerError(Exception):
     """The power went off."""
 
 
@@ -145,12 +145,13 @@ class Case:
 
         def stopping(feed: Feed) -> Batch:
             if next(count) == 3:
-                raise Stopped
+                raise PowerError
             return original(feed)
 
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Feed, "next", stopping)
-            self.train(out)
+            with pytest.raises(PowerError):
+                self.train(out)
         assert not (out / "sae").exists()
         return self.train(out, resume=True)
 
@@ -162,10 +163,7 @@ class Case:
 @pytest.fixture(params=[*sorted(PRESETS), "end-to-end, with a later layer"])
 def case(request: pytest.FixtureRequest, rows: Remembered, windows: gs.ModelWindows) -> Case:
     name, _, later = request.param.partition(",")
-    given = {"site": LAYERS[0], "l0": L0} | NEEDED.get(name, {})
-    if "site" not in NEEDED.get(name, {"site": ""}):
-        del given["site"]
-    preset = PresetSpec(name=name, latents=LATENTS, **given)
+    preset = PresetSpec(name=name, latents=LATENTS, **{"site": LAYERS[0], "l0": L0, **NEEDED.get(name, {})})
     if name != "end-to-end":
         return Case(preset.resolve(rows), rows, BATCH)
     spec = preset.resolve(windows)

@@ -1,4 +1,4 @@
-"""An L0 that was asked for is reached, by whatever penalty; a run that misses it says so; the controller survives a stop."""
+"""An L0 that was asked for is reached, by whatever penalty; a run that misses it says so."""
 
 from __future__ import annotations
 
