@@ -111,7 +111,8 @@ class Trainee:
         self.dead.update(loss.codes)
         l0 = is_active(loss.codes).count_nonzero() / loss.codes.rows
         if self.control is not None:
-            self.control.update(l0, step)
+            reconstruction, penalty = self._steered(loss)
+            self.control.update(l0, penalty / reconstruction.clamp_min(torch.finfo(torch.float32).tiny), step)
         if step % REFRESH == REFRESH - 1:
             self.dead.refresh()
             self.density.refresh(loss.codes)
@@ -122,9 +123,12 @@ class Trainee:
     def _begin(self, rows: Rows) -> None:
         """Let the first batch say how strong the penalty is to be at first."""
         assert self.control is not None
-        terms = self.objective(self.sae, rows, self.moment(0)).terms
+        self.control.begin(*self._steered(self.objective(self.sae, rows, self.moment(0))))
+
+    def _steered(self, loss: Loss) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction's term of a loss and that of the penalty whose weight is steered."""
         steered = next(penalty.kind for penalty in self.sae.spec.penalties if penalty.weight is None)
-        self.control.begin(next(iter(terms.values())), terms[steered])
+        return next(iter(loss.terms.values())), loss.terms[steered]
 
     def _revive(self, rows: Rows, step: int) -> None:
         for auxiliary in self.sae.spec.auxiliaries:
@@ -145,9 +149,13 @@ class Trainee:
         if self.control is None or not self.control.missed():
             return ""
         name, reached, target = self.sae.spec.name, self.control.reached(), self.control.target
+        advice = (
+            "no weight of its penalty changes that: ask for another L0"
+            if self.control.exhausted()
+            else "train it on more rows, or give the penalty a weight"
+        )
         return (
-            f"{name} missed its L0: asked for {target:g}, reached {reached:.1f} ({reached / target - 1:+.0%}); "
-            "train it on more rows, or give the penalty a weight"
+            f"{name} missed its L0: asked for {target:g}, reached {reached:.1f} ({reached / target - 1:+.0%}); {advice}"
         )
 
     def log(self, *, last: bool = False) -> dict[str, float]:
