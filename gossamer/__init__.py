@@ -22,11 +22,20 @@ if TYPE_CHECKING:
     from gossamer.autoencoder.presets import preset as preset
     from gossamer.codes import SparseCodes as SparseCodes
     from gossamer.codes import concatenate_codes as concatenate_codes
+    from gossamer.estimators.sae import SAE as SAE
+    from gossamer.estimators.sae_cv import SAECV as SAECV
     from gossamer.evaluate.measure import measure as measure
     from gossamer.sources.activations import Activations as Activations
     from gossamer.sources.arrays import Arrays as Arrays
+    from gossamer.sources.documents import Documents as Documents
+    from gossamer.sources.embeddings import Embeddings as Embeddings
+    from gossamer.sources.frames import Frames as Frames
+    from gossamer.sources.images import Images as Images
     from gossamer.sources.model_windows import ModelWindows as ModelWindows
+    from gossamer.sources.patches import Patches as Patches
+    from gossamer.sources.signals import Signals as Signals
     from gossamer.sources.synthetic import Synthetic as Synthetic
+    from gossamer.sources.tables import Table as Table
     from gossamer.spec import Spec as Spec
     from gossamer.training.loop import plan as plan
     from gossamer.training.loop import train as train
@@ -40,11 +49,20 @@ _HOMES = {
     "Arrays": "gossamer.sources.arrays",
     "AutoencoderSpec": "gossamer.autoencoder.autoencoder",
     "ModelWindows": "gossamer.sources.model_windows",
+    "Documents": "gossamer.sources.documents",
+    "Embeddings": "gossamer.sources.embeddings",
+    "Frames": "gossamer.sources.frames",
+    "Images": "gossamer.sources.images",
+    "Patches": "gossamer.sources.patches",
     "Run": "gossamer.training.run",
+    "SAE": "gossamer.estimators.sae",
+    "SAECV": "gossamer.estimators.sae_cv",
     "SparseAutoencoder": "gossamer.autoencoder.autoencoder",
     "SparseCodes": "gossamer.codes",
+    "Signals": "gossamer.sources.signals",
     "Spec": "gossamer.spec",
     "Synthetic": "gossamer.sources.synthetic",
+    "Table": "gossamer.sources.tables",
     "TrainSpec": "gossamer.training.spec",
     "concatenate_codes": "gossamer.codes",
     "measure": "gossamer.evaluate.measure",

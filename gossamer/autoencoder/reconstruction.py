@@ -1,4 +1,5 @@
-"""What a reconstruction costs: the squared error of the whole, or of nested parts of the code as well."""
+"""What a reconstruction costs: the squared error of the whole, or of nested parts of the code as well; or the
+cross-entropy, for rows of probabilities."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from gossamer.spec import Spec
 if TYPE_CHECKING:
     from gossamer.autoencoder.autoencoder import AutoencoderSpec
 
-__all__ = ["HierarchicalK", "Matryoshka", "Reconstruction", "SquaredError"]
+__all__ = ["CrossEntropy", "HierarchicalK", "Matryoshka", "Reconstruction", "SquaredError"]
 
 
 class Reconstruction(Spec):
-    """The family of reconstruction losses: all are 1 for predicting the mean of rows with mean square 1."""
+    """The family of reconstruction losses; squared ones are 1 for predicting the mean of rows with mean square 1."""
 
     def check(self, spec: AutoencoderSpec) -> None:
         """Raise ValueError if the loss cannot serve this autoencoder."""
@@ -45,6 +46,29 @@ class SquaredError(Reconstruction):
     ) -> tuple[Tensor, Tensor]:
         """Return the residual and its mean square."""
         return decoder.residual(codes, target, x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Reconstruction):
+    """The mean over all entries of −x ln x̂ − (1 − x) ln(1 − x̂), for rows from 0 to 1 and decoders that end in a sigmoid.
+
+    Logarithms are bounded below by −100. Hinton & Salakhutdinov 2006 (https://doi.org/10.1126/science.1127647).
+    """
+
+    kind: ClassVar[str] = "cross-entropy"
+
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError unless reconstructions lie between 0 and 1."""
+        if getattr(spec.decoder, "output", None) != "sigmoid":
+            raise ValueError("cross-entropy compares probabilities; use it with a decoder whose output is 'sigmoid'")
+
+    def __call__(
+        self, decoder: DecoderModule, codes: Codes, target: Tensor, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual and the cross-entropy."""
+        reconstruction = decoder(codes, x)
+        cost = torch.nn.functional.binary_cross_entropy(reconstruction, target.clamp(0, 1))
+        return target - reconstruction.detach(), cost
 
 
 class _Nested(Reconstruction):

@@ -11,6 +11,7 @@ import tyro
 from gossamer.cli.bench import bench
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
+from gossamer.cli.fit import fit
 from gossamer.cli.report import report
 from gossamer.cli.train import train
 from gossamer.version import VERSION
@@ -19,6 +20,7 @@ __all__ = ["main"]
 
 VERBS: dict[str, Callable[..., None]] = {
     "train": train,
+    "fit": fit,
     "eval": evaluate,
     "report": report,
     "bench": bench,

@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["block_rows", "by_torch", "in_blocks", "thread_count", "torch_on_all_threads", "torch_on_one_thread"]
+__all__ = [
+    "block_rows",
+    "by_torch",
+    "in_blocks",
+    "one_thread",
+    "thread_count",
+    "torch_on_all_threads",
+    "torch_on_one_thread",
+]
 
 BLOCKS_PER_THREAD = 8
 """Few enough that a block is worth its call, many enough that the last one does not keep the others waiting."""
@@ -40,6 +48,9 @@ def in_blocks(loop: Callable[..., T], rows: int, *arguments: object, block: int 
         for number, start in left:
             results[number] = loop(start, min(start + block, rows), *arguments)
 
+    if threads == 1:
+        work()
+        return results
     pool = _pool(threads)
     for future in [pool.submit(work) for _ in range(min(threads, len(starts)))]:
         future.result()
@@ -58,6 +69,19 @@ def block_rows(latents: int) -> int:
 def thread_count() -> int:
     """Return the number of threads that loops run on."""
     return getattr(_ours, "threads", None) or torch.get_num_threads()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute everything on this thread: where there is little to do, handing it out takes longer than doing it."""
+    of_torch, before = torch.get_num_threads(), getattr(_ours, "threads", None)
+    torch.set_num_threads(1)
+    _ours.threads = 1
+    try:
+        yield
+    finally:
+        torch.set_num_threads(of_torch)
+        _ours.threads = before
 
 
 @contextmanager

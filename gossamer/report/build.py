@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.util
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from gossamer.report.contexts import choose_latents, collect
 from gossamer.report.data import Curve, FeatureCard, Metric, ReportData, Setting, SettingGroup
 from gossamer.report.figures import INSTALL
 from gossamer.report.logit_lens import logit_lens
+from gossamer.report.pictures import pictures
 from gossamer.report.render import write
 from gossamer.sources.source import Source
 from gossamer.training.metrics import read_metrics
@@ -49,6 +51,7 @@ def report_run(
         cards, sampling = _cards(sae, source, measurement, features=features, seed=seed)
         lines = [line for line in log if line["model"] == number]
         data = describe(spec, spec.derived[number], source, sae, measurement, lines, cards, sampling)
+        data = dataclasses.replace(data, pictures=pictures(sae, source))
         paths.append(write(data, folder / name))
         print(f"written to {paths[-1]}")
     return paths

@@ -20,6 +20,7 @@ __all__ = [
     "FeatureCard",
     "Histogram",
     "Metric",
+    "Picture",
     "ReportData",
     "Setting",
     "SettingGroup",
@@ -46,6 +47,14 @@ class SettingGroup(NamedTuple):
 
     name: str
     settings: tuple[Setting, ...]
+
+
+class Picture(NamedTuple):
+    """Show one picture: its name, a data URI, and a sentence that says what is seen."""
+
+    name: str
+    data: str
+    caption: str
 
 
 class TokenLogit(NamedTuple):
@@ -292,6 +301,8 @@ class ReportData:
         In the order of the sampling.
     sampling : str
         How the features were chosen, in words.
+    pictures : tuple of Picture
+        What was learned, where that can be looked at.
     notes : tuple of str
         What a reader has to know before believing the numbers, such as a target that was missed.
 
@@ -311,6 +322,7 @@ class ReportData:
     density_rows: int = 0
     features: tuple[FeatureCard, ...] = ()
     sampling: str = ""
+    pictures: tuple[Picture, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

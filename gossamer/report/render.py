@@ -183,6 +183,7 @@ def _sections(data: ReportData, *, charts: tuple[_Chart, ...], density: dict | N
         ("curves", "Curves", charts),
         ("density", "Density", density),
         ("metrics", "Metrics", data.metrics),
+        ("pictures", "Pictures", data.pictures),
         ("features", "Features", data.features),
     )
     return [(anchor, name) for anchor, name, content in present if content]

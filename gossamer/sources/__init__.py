@@ -2,5 +2,10 @@
 
 from gossamer.sources.activations import Activations as Activations
 from gossamer.sources.arrays import Arrays as Arrays
+from gossamer.sources.documents import Documents as Documents
+from gossamer.sources.embeddings import Embeddings as Embeddings
+from gossamer.sources.images import Images as Images
 from gossamer.sources.model_windows import ModelWindows as ModelWindows
+from gossamer.sources.signals import Signals as Signals
 from gossamer.sources.synthetic import Synthetic as Synthetic
+from gossamer.sources.tables import Table as Table

@@ -1,4 +1,4 @@
-"""Arrays: rows that already lie in memory or in a .npy file."""
+"""Arrays: rows that already lie in memory, dense or in scipy's CSR format, or in a .npy file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -14,18 +14,26 @@ from torch import Tensor
 
 from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 
-__all__ = ["Arrays", "ArraysSpec"]
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
+__all__ = ["Arrays", "ArraysSpec", "is_sparse"]
+
+Rows: TypeAlias = "np.ndarray | Tensor | csr_array"
 BLOCK = 256
 """Rows of a file that are read together; single rows would make a disk seek each."""
+DENSE_ENTRIES = 2**25
+"""Most entries of a CSR matrix that are dense in the shuffle buffer at a time."""
 
 
 class Arrays(Source):
-    """Rows of a numpy array, a torch tensor, or a .npy file, which is memory-mapped and never read whole.
+    """Rows of a numpy array, a torch tensor, a scipy.sparse matrix, or a .npy file.
+
+    A file is memory-mapped and never read whole; of a sparse matrix only the rows in the shuffle buffer are dense.
 
     x: `(rows, input_width)` numbers, or the path of a .npy file that holds such an array. documents: `(rows,)`
     integers, the document of each row; by default every row is its own. validation: share of the documents held out.
-    buffer_rows: rows of a file shuffled at a time (an array in memory is shuffled whole).
+    buffer_rows: rows shuffled at a time; what is in memory is picked from all rows, a file in blocks that lie together.
 
     Raises ValueError for an empty array, one that is not two-dimensional, or a file that cannot be read; TypeError
     for entries that are no real numbers.
@@ -33,7 +41,7 @@ class Arrays(Source):
 
     def __init__(
         self,
-        x: np.ndarray | Tensor | str | Path,
+        x: Rows | str | Path,
         *,
         documents: np.ndarray | None = None,
         validation: float = 0.05,
@@ -47,6 +55,8 @@ class Arrays(Source):
         names, document = np.unique(self._documents, return_inverse=True)
         self._held_out = held_out(len(names), validation)[document]
         self._block = BLOCK if isinstance(self._x, np.memmap) else 1
+        if is_sparse(self._x):
+            buffer_rows = min(buffer_rows, max(BLOCK, DENSE_ENTRIES // width))
         self.widths = {"": width}
         self.validation_rows = int(self._held_out.sum())
         self.rows = rows - self.validation_rows
@@ -55,7 +65,7 @@ class Arrays(Source):
     @property
     def units(self) -> int:
         """Number of blocks of a file, or of rows in memory."""
-        return -(-len(self._x) // self._block)
+        return -(-self._x.shape[0] // self._block)
 
     @property
     def units_per_buffer(self) -> int:
@@ -65,7 +75,7 @@ class Arrays(Source):
     def read(self, units: np.ndarray) -> Batch:
         """Return the rows of these blocks that are not held out."""
         rows = (units[:, None] * self._block + np.arange(self._block)).reshape(-1)
-        rows = rows[rows < len(self._x)]
+        rows = rows[rows < self._x.shape[0]]
         return self._rows(rows[~self._held_out[rows]])
 
     def validation(self, *, batch: int) -> Iterator[Batch]:
@@ -76,8 +86,10 @@ class Arrays(Source):
 
     def fingerprint(self) -> dict[str, str]:
         """Return shape, type, and a hash of up to 4096 rows spread over the array and of the documents."""
-        rows = np.unique(np.linspace(0, len(self._x) - 1, 4096).astype(np.int64))
-        digest = hashlib.sha256(_numpy(self._x[rows]).tobytes())
+        rows = np.unique(np.linspace(0, self._x.shape[0] - 1, 4096).astype(np.int64))
+        digest = hashlib.sha256()
+        for part in _parts(self._x[rows]):
+            digest.update(part)
         digest.update(self._documents.tobytes())
         digest.update(self._held_out.tobytes())
         shape = "×".join(map(str, self._x.shape))
@@ -91,12 +103,17 @@ class Arrays(Source):
     def describe(self) -> dict[str, str]:
         """Return where the rows are, how many there are and how many are held out."""
         place = "memory-mapped file" if self._block > 1 else "array in memory"
+        if is_sparse(self._x):
+            place = f"sparse matrix, {self._x.nnz / self._x.shape[0]:.1f} entries per row"
         return {
             "rows": f"{place}, {self.rows:,} to train on, {self.validation_rows:,} held out for validation",
         }
 
     def _rows(self, rows: np.ndarray) -> Batch:
-        picked = self._x[torch.from_numpy(rows)] if isinstance(self._x, Tensor) else torch.from_numpy(self._x[rows])
+        if isinstance(self._x, Tensor):
+            picked = self._x[torch.from_numpy(rows)]
+        else:
+            picked = torch.from_numpy(self._x[rows].toarray() if is_sparse(self._x) else self._x[rows])
         if not picked.is_floating_point():
             picked = picked.float()
         origins = np.stack([self._documents[rows], rows], axis=1).astype(np.int64)
@@ -117,16 +134,23 @@ class ArraysSpec(SourceSpec):
         return Arrays(Path(self.path), validation=self.validation, buffer_rows=self.buffer_rows)
 
 
-def _opened(x: np.ndarray | Tensor | str | Path) -> np.ndarray | Tensor:
+def is_sparse(x: object) -> TypeGuard[csr_array]:
+    """Tell a scipy.sparse matrix or array, without importing scipy."""
+    return hasattr(x, "tocsr")
+
+
+def _opened(x: Rows | str | Path) -> Rows:
     if isinstance(x, str | Path):
         x = _mapped(Path(x))
     elif isinstance(x, Tensor):
         x = x.detach()
+    elif is_sparse(x):
+        x = x.tocsr()
     else:
         x = np.asarray(x) if not isinstance(x, np.memmap) else x
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"expected an array of shape (rows, width) with rows, got shape {tuple(x.shape)}")
-    if isinstance(x, np.ndarray) and x.dtype.kind not in "fiub":
+    if not isinstance(x, Tensor) and x.dtype.kind not in "fiub":
         raise TypeError(f"expected real numbers, got an array of {x.dtype}")
     if isinstance(x, np.ndarray) and not x.dtype.isnative:
         x = x.astype(x.dtype.newbyteorder("="))
@@ -142,5 +166,8 @@ def _mapped(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is damaged or no .npy array ({error})") from error
 
 
-def _numpy(x: np.ndarray | Tensor) -> np.ndarray:
-    return x.cpu().float().numpy() if isinstance(x, Tensor) else np.ascontiguousarray(x)
+def _parts(x: Any) -> list[bytes]:
+    """Return what rows consist of, as bytes."""
+    if is_sparse(x):
+        return [x.indptr.tobytes(), x.indices.tobytes(), x.data.tobytes()]
+    return [x.cpu().float().numpy().tobytes() if isinstance(x, Tensor) else np.ascontiguousarray(x).tobytes()]

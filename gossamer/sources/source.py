@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,6 +84,9 @@ class Source(ABC):
     def measured_on(self, batch: Batch) -> Batch:
         """Return the rows of every site for a batch of training rows, if those are something else."""
         return batch
+
+    def keep(self, folder: Path) -> None:
+        """Write into a run's folder what was learned from the data and new data will need; by default nothing."""
 
     @abstractmethod
     def fingerprint(self) -> dict[str, str]:

@@ -6,10 +6,11 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import SPEC
 from gossamer.autoencoder.initialise import start_from_data
 from gossamer.kernels.sharing import shared_inputs
+from gossamer.kernels.threads import one_thread
 from gossamer.sources.source import Batch, Feed, Source, SourceSpec
 from gossamer.training import checkpoint as checkpoints
 from gossamer.training.checkpoint import Checkpoint
@@ -31,10 +33,17 @@ from gossamer.training.spec import TrainSpec, derive
 from gossamer.training.trainee import Trainee
 from gossamer.version import VERSION
 
-__all__ = ["DivergedError", "plan", "require_unused", "train"]
+__all__ = ["DivergedError", "Watch", "plan", "require_unused", "train"]
+
+Watch: TypeAlias = Callable[[int, Sequence[Mapping[str, float]]], bool]
+"""Told the step and the figures of every model at each log line, says whether training shall come to its end."""
 
 SAMPLE_ROWS = 16_384
 """Rows that scaling and biases are measured on."""
+
+
+SMALL = 2**27
+"""Multiplications of a step's largest product below which one thread is as fast as two, and far faster beside others."""
 
 
 class DivergedError(FloatingPointError):
@@ -49,6 +58,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     described: SourceSpec | None = None,
+    watch: Watch | None = None,
     quiet: bool = False,
 ) -> Run:
     """Train autoencoders on a source and return the run; the autoencoders are trained in place.
@@ -59,6 +69,8 @@ def train(
     resume: go on from the newest checkpoint in `out`, with the same arguments again; with none there, start. The
     continued run equals the uninterrupted one bit for bit on the same machine. A finished run is opened as it is.
     described: the spec that `source` was built from, so that run.toml can rebuild it (`gossamer train --resume`).
+    watch: called with the step and the figures of every model at each log line. When it returns True, the learning rate
+    falls as at the end of a run, and the run is over; without `out` only, since a resumed run would not know of it.
     quiet: print neither plan nor progress.
 
     Ctrl-C and SIGTERM save a checkpoint, say how to go on, and raise Interrupted.
@@ -68,6 +80,8 @@ def train(
     StorageError when the disk is full (likewise).
     """
     spec = spec or TrainSpec()
+    if watch is not None and out is not None:
+        raise ValueError("a run that is watched keeps no folder; leave out either `watch` or `out`")
     with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
         session = _prepare(autoencoders, source, spec, described, out=out, resume=resume)
         if isinstance(session, Run):
@@ -76,10 +90,10 @@ def train(
         with torch.random.fork_rng(devices=_cuda_devices(session.device)):
             session.begin(quiet=quiet)
             try:
-                session.loop(quiet=quiet)
+                session.loop(watch, quiet=quiet)
             finally:
                 session.log.close()
-        return session.finish()
+        return session.finish(quiet=watch is not None)
 
 
 def plan(
@@ -127,36 +141,40 @@ class _Session:
         if self.folder is not None:
             plan.check_disk(self.folder)
             self.run.write(self.folder)
+            self.source.keep(self.folder)
             self.log = MetricsLog(self.folder / "metrics.jsonl")
             self.log.truncate(saved.log_bytes if saved else 0)
 
-    def loop(self, *, quiet: bool) -> None:
+    def loop(self, watch: Watch | None, *, quiet: bool) -> None:
         """Batch → step of every model → log → checkpoint, until the rows are used up or somebody stops it."""
         spec = self.run.train
+        end, ending = spec.steps, False
         began = time.monotonic()
         progress = Progress(spec.steps, done=self.step, quiet=quiet)
-        with StopRequest() as stop, progress:
-            while self.step < spec.steps:
+        with StopRequest() as stop, progress, one_thread() if self._is_small() else nullcontext():
+            while self.step < end:
                 batch = self.feed.next()
                 rows = _on_device(batch, self.device)
                 with shared_inputs() if len(self.trainees) > 1 else nullcontext():
                     for trainee in self.trainees:
                         trainee.step(rows, self.step)
                 self.step += 1
-                last = self.step == spec.steps
+                last = self.step == end
                 figures = self._log(began) if self.step % spec.log_every == 0 or last else None
-                progress.advance(self.step, figures)
+                if watch is not None and figures is not None and watch(self.step, figures) and not ending:
+                    ending, end = True, self._wind_down()
+                progress.advance(self.step, figures and _shown(figures[0]))
                 if self.step % spec.checkpoint_every == 0 or last or stop.signal:
                     self._save()
                 if stop.signal and not last:
                     raise Interrupted(self._stopped(stop.signal), stop.signal)
 
-    def finish(self) -> Run:
-        """Fold the scaling into the weights and write the autoencoders."""
+    def finish(self, *, quiet: bool) -> Run:
+        """Fold the scaling into the weights and write the autoencoders; quiet: somebody else tells of a missed L0."""
         for trainee in self.trainees:
             trainee.optimizer.clear()
             if trainee.verdict():
-                _say(trainee.verdict(), quiet=False)
+                _say(trainee.verdict(), quiet=quiet)
             trainee.sae.fold()
             trainee.sae.eval()
         run = Run(self.folder, tuple(trainee.sae for trainee in self.trainees))
@@ -175,18 +193,37 @@ class _Session:
         for trainee in self.trainees:
             start_from_data(trainee.sae, *trainee.sae.spec.task.rows(rows))
 
-    def _log(self, began: float) -> dict[str, float]:
-        """Write a line per model, and return the first model's figures for the progress display."""
+    def _is_small(self) -> bool:
+        """Say whether a step is so little work that several threads would only wait for each other."""
+        sizes = [trainee.sae.spec for trainee in self.trainees]
+        widest = max(spec.latents * max(spec.input_width, spec.output_width) for spec in sizes)
+        return self.device.type == "cpu" and self.run.train.batch * widest < SMALL
+
+    def _wind_down(self) -> int:
+        """Let the learning rates fall from here on; return the step where the run ends.
+
+        Where an L0 is steered to, all steps are needed: the path that leads to it is as long as the run.
+        """
+        steps = self.run.train.steps
+        if any(trainee.control is not None for trainee in self.trainees):
+            return steps
+        end = min(steps, self.step + max(trainee.derived.decay_steps for trainee in self.trainees))
+        for trainee in self.trainees:
+            trainee.end = end
+        return end
+
+    def _log(self, began: float) -> list[dict[str, float]]:
+        """Write a line per model, and return their figures."""
         self._require_finite()
-        figures: dict[str, float] = {}
+        figures = []
         for number, trainee in enumerate(self.trainees):
             values = trainee.log(last=self.step == self.run.train.steps)
-            rate = trainee.derived.learning_rate_at(self.step - 1, trainee.steps)
+            rate = trainee.derived.learning_rate_at(self.step - 1, trainee.end)
             record = {"step": self.step, "rows": self.step * self.run.train.batch, "model": number}
             timing = {"seconds": round(time.monotonic() - began, 3)}
             self.log.write({**record, "learning_rate": rate, **values, **timing})
-            figures = figures or values
-        return {name: figures[name] for name in ("loss", "reconstruction", "l0", "dead") if name in figures}
+            figures.append(values)
+        return figures
 
     def _require_finite(self) -> None:
         for number, trainee in enumerate(self.trainees):
@@ -306,6 +343,11 @@ def _on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     return {
         site: x.to(device, torch.float32) if x.is_floating_point() else x.to(device) for site, x in batch.rows.items()
     }
+
+
+def _shown(figures: Mapping[str, float]) -> dict[str, float]:
+    """Pick what is worth showing beside a progress bar."""
+    return {name: figures[name] for name in ("loss", "reconstruction", "l0", "dead") if name in figures}
 
 
 def _cuda_devices(device: torch.device) -> list[torch.device]:

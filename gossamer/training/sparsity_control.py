@@ -47,8 +47,9 @@ class SparsityControl:
 
     def begin(self, reconstruction: Tensor, penalty: Tensor) -> None:
         """Set λ by the loss terms of the first batch, the penalty's for λ = 1."""
-        tiny = torch.finfo(torch.float64).tiny
-        self.log_strength = (self.BEGIN * reconstruction.double() / penalty.double().clamp_min(tiny)).log()
+        cost = reconstruction.double().clamp_min(torch.finfo(torch.float32).tiny)
+        penalty = torch.where(penalty > 0, penalty.double(), cost)  # nothing is active yet
+        self.log_strength = (self.BEGIN * cost / penalty).log()
 
     def update(self, l0: Tensor, share: Tensor, step: int) -> None:
         """Take note of a step and change λ for the next.

@@ -82,6 +82,7 @@ class Trainee:
     def __init__(self, sae: SparseAutoencoder, objective: Objective, train: TrainSpec, derived: Derived) -> None:
         self.sae, self.objective, self.derived, self.steps = sae, objective, derived, train.steps
         self.optimizer = make_optimizer(sae, train.optimizer)
+        self.end = self.steps  # where the learning rate is zero; a run that is cut short ends before `steps`
         device = sae.device
         self.density = Density(ragged=sae.spec.sparsity.ragged)
         self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
@@ -106,7 +107,7 @@ class Trainee:
         with self.optimizer.gradients():
             loss = self.objective(self.sae, rows, self.moment(step))
             loss.total.backward()
-        self.optimizer.step(self.derived.learning_rate_at(step, self.steps))
+        self.optimizer.step(self.derived.learning_rate_at(step, self.end))
         self.sae.sparsity.note(loss.codes)
         self.dead.update(loss.codes)
         l0 = is_active(loss.codes).count_nonzero() / loss.codes.rows

@@ -1,0 +1,74 @@
+"""gossamer compress and gossamer decompress."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+__all__ = ["compress", "decompress"]
+
+
+def compress(
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
+    *,
+    model: str,
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
+    ratio: float | None = None,
+    bits: float | None = None,
+    psnr: float | None = None,
+    prd: float | None = None,
+    snr: float | None = None,
+    step: float | None = None,
+    residual: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    max_error: float | None = None,
+) -> None:
+    """Compress a file of rows with a trained autoencoder; say how much to keep with one of the numbers below.
+
+    Args:
+        file: A .npy file with rows as long as those the autoencoder was trained on.
+        model: The folder of a run or of an autoencoder; decompressing needs the same.
+        out: The .gsm file to write.
+        ratio: Bytes of the rows per byte of the file.
+        bits: Bits of the file per entry of the rows.
+        psnr: Peak signal-to-noise ratio, in decibels.
+        prd: Percent root-mean-square difference.
+        snr: Signal-to-noise ratio, in decibels.
+        step: Of the quantized codes, in the units of the rows.
+        residual: Code what the codes miss, too. Whole numbers come back exactly unless one of the above says less.
+        max_error: With a residual, no entry is further off than this.
+    """
+    from gossamer.codec.npy import compress_file
+
+    report = compress_file(
+        file,
+        model,
+        out,
+        ratio=ratio,
+        bits=bits,
+        psnr=psnr,
+        prd=prd,
+        snr=snr,
+        step=step,
+        residual=residual,
+        max_error=max_error,
+    )
+    print(report)
+
+
+def decompress(
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.gsm")],
+    *,
+    model: str,
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
+) -> None:
+    """Give the rows of a .gsm file back, as a .npy file.
+
+    Args:
+        file: What gossamer compress wrote.
+        model: The folder of the run or autoencoder that it was written with.
+        out: The .npy file to write.
+    """
+    from gossamer.codec.npy import decompress_file
+
+    print(decompress_file(file, model, out))
