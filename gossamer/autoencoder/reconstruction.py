@@ -50,9 +50,9 @@ class SquaredError(Reconstruction):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Reconstruction):
-    """The mean over all entries of −x ln x̂ − (1 − x) ln(1 − x̂), for rows from 0 to 1 and decoders that end in a sigmoid.
+    """The mean over all entries of −x ln x̂ − (1 − x) ln(1 − x̂), for rows from 0 to 1.
 
-    Logarithms are bounded below by −100. Hinton & Salakhutdinov 2006 (https://doi.org/10.1126/science.1127647).
+    The decoder ends in a sigmoid. Logarithms are bounded below by −100. Hinton & Salakhutdinov 2006 (https://doi.org/10.1126/science.1127647).
     """
 
     kind: ClassVar[str] = "cross-entropy"

@@ -1,4 +1,4 @@
-"""gossamer compress and gossamer decompress."""
+"""gossamer compress, gossamer decompress and gossamer denoise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-__all__ = ["compress", "decompress"]
+__all__ = ["compress", "decompress", "denoise"]
 
 
 def compress(
@@ -23,10 +23,10 @@ def compress(
     residual: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     max_error: float | None = None,
 ) -> None:
-    """Compress a file of rows with a trained autoencoder; say how much to keep with one of the numbers below.
+    """Compress a file with a trained autoencoder; say how much to keep with one of the numbers below.
 
     Args:
-        file: A .npy file with rows as long as those the autoencoder was trained on.
+        file: A .npy file of rows, or a picture or .wav file for a run that was trained on such.
         model: The folder of a run or of an autoencoder; decompressing needs the same.
         out: The .gsm file to write.
         ratio: Bytes of the rows per byte of the file.
@@ -38,7 +38,7 @@ def compress(
         residual: Code what the codes miss, too. Whole numbers come back exactly unless one of the above says less.
         max_error: With a residual, no entry is further off than this.
     """
-    from gossamer.codec.npy import compress_file
+    from gossamer.codec.named import compress_file
 
     report = compress_file(
         file,
@@ -62,13 +62,31 @@ def decompress(
     model: str,
     out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
 ) -> None:
-    """Give the rows of a .gsm file back, as a .npy file.
+    """Give back what a .gsm file holds.
 
     Args:
         file: What gossamer compress wrote.
         model: The folder of the run or autoencoder that it was written with.
-        out: The .npy file to write.
+        out: The file to write: .npy for rows, a picture (.png, .bmp, .tif) or .wav for what was one.
     """
-    from gossamer.codec.npy import decompress_file
+    from gossamer.codec.named import decompress_file
 
     print(decompress_file(file, model, out))
+
+
+def denoise(
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
+    *,
+    model: str,
+    out: Annotated[str, tyro.conf.arg(aliases=["-o"])],
+) -> None:
+    """Clean a picture or a sound: overlapping pieces of it are coded by few directions each, and averaged.
+
+    Args:
+        file: A picture or .wav file, or one of them as .npy.
+        model: The folder of a run that was trained on such.
+        out: The file to write, of the same kind.
+    """
+    from gossamer.codec.named import denoise_file
+
+    print(denoise_file(file, model, out))

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from gossamer.cli.bench import bench
+from gossamer.cli.compress import compress, decompress, denoise
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
 from gossamer.cli.fit import fit
 from gossamer.cli.report import report
+from gossamer.cli.select import select
 from gossamer.cli.train import train
 from gossamer.version import VERSION
 
@@ -23,6 +25,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "fit": fit,
     "eval": evaluate,
     "report": report,
+    "select": select,
+    "compress": compress,
+    "decompress": decompress,
+    "denoise": denoise,
     "bench": bench,
     "doctor": doctor,
 }

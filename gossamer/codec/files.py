@@ -98,6 +98,7 @@ def compress(
     values: Literal["refitted", "encoded"] = "refitted",
     layout: Patches | Frames | None = None,
     unit: float = 1.0,
+    rate: int | None = None,
     block: int = BLOCK,
 ) -> Report:
     """Write rows as a `.gsm` file and return what that gave.
@@ -109,10 +110,9 @@ def compress(
     ratio says how much to keep. residual: code what the codes miss, too: without one of them, whole numbers come back
     exactly. max_error: with a residual, no entry is further off than this. peak: of PSNR. values: of the active
     latents, fitted to the row again by least squares, or as the encoder gave them; only linear decoders have the
-    choice. layout: that the autoencoder was trained with; rows is then one picture
-    or signal, and decompress gives it back. unit: what its numbers were divided by, 255 for pictures of uint8.
-    block: the most rows of a
-    block; memory is needed for one block and for a sample of 4096 rows.
+    choice. layout: that the autoencoder was trained with; rows is then one picture or signal, and decompress gives it
+    back. unit: what its numbers were divided by, 255 for pictures of uint8. rate: of a signal, to be kept. block: the
+    most rows of a block; memory is needed for one block and for a sample of 4096 rows.
 
     A target is met on the sample; the report says what all rows gave. Raises ValueError for rows that do not fit, and
     for a target that cannot be reached, with how far away the best is; StorageError if the file cannot be written.
@@ -128,7 +128,7 @@ def compress(
     reading, share = Reading(unit=float(unit)), 1.0
     if layout is not None:
         content = np.asarray(rows)
-        reading = Reading(layout, content.shape, float(unit))
+        reading = Reading(layout, content.shape, float(unit), rate)
         rows = reading.split(content)
         share = content.size / rows.size
     opened = OpenedRows(rows, sae.spec.input_width)

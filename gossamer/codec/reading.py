@@ -35,17 +35,23 @@ class LinearMap(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """layout: that cuts one picture or signal of this shape into rows; None for plain rows. unit: see above."""
+    """How rows belong together.
+
+    layout: that cuts one picture or signal of this shape into rows; None for plain rows. unit: see above. rate: of a
+    signal, samples per second, if it is known.
+    """
 
     layout: Patches | Frames | None = None
     shape: tuple[int, ...] = ()
     unit: float = 1.0
+    rate: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the header says."""
         if self.layout is None:
             return {"kind": "rows", "unit": self.unit}
-        return {"unit": self.unit, "shape": list(self.shape), **self.layout.to_dict()}
+        rate = {} if self.rate is None else {"rate": self.rate}
+        return {"unit": self.unit, "shape": list(self.shape), **rate, **self.layout.to_dict()}
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Reading:
@@ -58,14 +64,16 @@ class Reading:
             raise ValueError(f"its unit is {unit!r}")
         if kind == "rows" and set(found) == {"kind"}:
             return cls(unit=unit)
-        shape = found.pop("shape", None)
+        shape, rate = found.pop("shape", None), found.pop("rate", None)
+        if rate is not None and not (isinstance(rate, int) and 0 < rate < 2**31):
+            raise ValueError(f"its sampling rate is {rate!r}")
         if kind == "rows" or not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
             raise ValueError(f"its layout {kind!r} has the fields {', '.join(found)} and the shape {shape}")
         layout = LAYOUTS[kind].from_dict(found)
         expected = (1,) if isinstance(layout, Frames) else (2, 3)
         if len(shape) not in expected:
             raise ValueError(f"its layout {kind!r} cannot have the shape {shape}")
-        return cls(layout, tuple(shape), unit)
+        return cls(layout, tuple(shape), unit, rate)
 
     @property
     def extra(self) -> int:

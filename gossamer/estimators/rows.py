@@ -24,7 +24,7 @@ __all__ = [
     "require_usable",
 ]
 
-CHUNK, ENTRIES = 4096, 2**24
+CHUNK, ENTRIES = 4096, 2**21
 """Most rows and, where rows are wide, most entries that are dense at a time."""
 EPS = 4 * float(np.finfo(np.float32).eps)
 """Relative size of what float32 cannot tell apart after a few operations."""
@@ -32,12 +32,16 @@ LARGEST = 1e15
 """Largest entry whose squares, summed over a chunk, are finite in float32."""
 
 
-def chunks(X: Any) -> Iterator[tuple[slice, np.ndarray]]:
-    """Iterate over rows as dense arrays, with the place of each; X: an array or a scipy.sparse matrix."""
-    size = max(1, min(CHUNK, ENTRIES // X.shape[1]))
+def chunks(X: Any, *, batch: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
+    """Iterate over rows as dense arrays, with the place of each.
+
+    X: an array or a scipy.sparse matrix. batch: rows that stay together.
+    """
+    size = batch * max(1, min(CHUNK, ENTRIES // X.shape[1]) // batch)
     for start in range(0, X.shape[0], size):
         place = slice(start, min(start + size, X.shape[0]))
-        yield place, X[place].toarray() if is_sparse(X) else np.asarray(X[place], _precision(X))
+        rows = X[place]
+        yield place, rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows, _precision(X))
 
 
 @torch.no_grad()

@@ -74,6 +74,7 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     Source: Gao et al. 2024 (https://arxiv.org/abs/2406.04093) for the default; `gossamer.preset` names the others.
     """
 
+    n_features_in_: int
     _streams: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -187,12 +188,13 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if first:
             seed = check_random_state(self.random_state).randint(2**31)
             self.model_ = self._start(seed, going_on=False)
-        if getattr(self, "_stream", None) is None:
+        stream = getattr(self, "_stream", None)
+        if stream is None:
             rows = BATCH if isinstance(self.batch_size, str) else int(self.batch_size)
-            self._stream = Stream(self.model_, X, self._train_spec(rows, max_iter=1))
-        self.loss_curve_ = [*getattr(self, "loss_curve_", []), self._stream.learn(X)]
+            stream = self._stream = Stream(self.model_, X, self._train_spec(rows, max_iter=1))
+        self.loss_curve_ = [*getattr(self, "loss_curve_", []), stream.learn(X)]
         self.n_iter_ = getattr(self, "n_iter_", 0) + 1
-        self.l0_ = self._stream.l0
+        self.l0_ = stream.l0
         return self
 
     def transform(self, X: Any) -> np.ndarray | csr_array:
@@ -208,7 +210,7 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self, "model_")
         from gossamer.estimators.rows import decoded
 
-        Z = check_array(Z, accept_sparse="csr", dtype=[np.float32, np.float64], input_name="Z")
+        Z = check_array(Z, accept_sparse="csr", dtype=[np.float32, np.float64], input_name="Z")  # pyright: ignore
         if Z.shape[1] != self._n_features_out:
             raise ValueError(f"Z has {Z.shape[1]} columns, but there are {self._n_features_out} components")
         return decoded(self.model_, Z)
@@ -325,9 +327,9 @@ def _widths(sizes: Any) -> tuple[int, ...]:
 def checked(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     """Return rows that are numbers and finite, as scikit-learn checks them; a memory-mapped file stays one."""
     if isinstance(X, np.memmap) and X.ndim == 2 and X.size and X.dtype.kind in "fiu" and X.dtype.isnative:
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        validate_data(estimator, X, reset=reset, skip_check_array=True)  # pyright: ignore
     else:
-        X = validate_data(estimator, X, accept_sparse="csr", dtype=[np.float32, np.float64], reset=reset)
+        X = validate_data(estimator, X, accept_sparse="csr", dtype=[np.float32, np.float64], reset=reset)  # pyright: ignore
     from gossamer.estimators.rows import require_usable
 
     require_usable(X)

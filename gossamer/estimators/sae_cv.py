@@ -120,6 +120,16 @@ class SAECV(SAE):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> Self:
         """Cross-validate, choose, and train on all rows. y: labels, for criterion "probe"."""
+        self.search(X, y)
+        best = SAE(**{**self._shared(), **self.best_params_}).fit(X)
+        vars(self).update(
+            {name: value for name, value in vars(best).items() if name.endswith("_") or name == "_stream"}
+        )
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def search(self, X: Any, y: Any = None) -> Self:
+        """Cross-validate and choose only: sets `path_`, `choice_`, `best_params_` and `explanation_`."""
         from gossamer.selection.criteria import choose, require_criterion
         from gossamer.selection.path import cross_validate
 
@@ -129,7 +139,7 @@ class SAECV(SAE):
         seed = check_random_state(self.random_state).randint(2**31)
         folds = _folds(self.cv, rows, labels, seed)
         parameter, values = self._grid()
-        shared = {name: value for name, value in self.get_params(deep=False).items() if name in _SHARED}
+        shared = self._shared()
 
         def make(value: float) -> AutoencoderSpec:
             return SAE(**{**shared, parameter: value}).spec_for(self.n_features_in_)
@@ -151,11 +161,10 @@ class SAECV(SAE):
         )
         self.explanation_ = self.choice_.reason
         self.best_params_ = {parameter: values[self.choice_.index]}
-        best = SAE(**{**shared, **self.best_params_}).fit(X)
-        vars(self).update(
-            {name: value for name, value in vars(best).items() if name.endswith("_") or name == "_stream"}
-        )
         return self
+
+    def _shared(self) -> dict[str, Any]:
+        return {name: value for name, value in self.get_params(deep=False).items() if name in _SHARED}
 
     def _grid(self) -> tuple[str, list[float]]:
         """Return what is varied and its values, from dense to sparse."""
@@ -195,7 +204,7 @@ def _folds(cv: Any, X: Any, labels: np.ndarray | None, seed: int) -> np.ndarray:
         kind = KFold if labels is None else StratifiedKFold
         cv = kind(5 if cv is None else int(cv), shuffle=True, random_state=seed)
     folds = np.full(X.shape[0], -1)
-    for number, (_, test) in enumerate(check_cv(cv).split(X, labels)):
+    for number, (_, test) in enumerate(check_cv(cv).split(X, labels)):  # pyright: ignore
         if (folds[test] >= 0).any():
             raise ValueError("the test sets of cv overlap; each row has to be held out once")
         folds[test] = number

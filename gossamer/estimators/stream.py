@@ -46,7 +46,7 @@ class Stream:
         sae = self.trainee.sae.train()
         with torch.random.fork_rng(devices=[sae.device] if sae.device.type == "cuda" else []):
             torch.manual_seed(self.spec.seed + self.step)
-            for _, rows in chunks(X):
+            for _, rows in chunks(X, batch=self.spec.batch):
                 for batch in on_device(sae, rows).tensor_split(-(-len(rows) // self.spec.batch)):
                     self.trainee.step({"": batch}, self.step)
                     self.step += 1

@@ -61,15 +61,16 @@ def _shapes(
 ) -> tuple[Picture, ...]:
     from gossamer.figures import atoms, reconstructions, waveforms
 
+    shape, rate = None, None
     if isinstance(source, Images):
-        looks = {"shape": source.row_shape[:2] if source.row_shape[-1] == 1 else source.row_shape}
-        directions = atoms(sae, looks["shape"], order=codes)
+        shape = source.row_shape[:2] if source.row_shape[-1] == 1 else source.row_shape
+        directions = atoms(sae, shape, order=codes)
     else:
         assert isinstance(source, Signals)
-        looks = {"rate": float(source.rate or 1)}
-        directions = waveforms(sae, looks["rate"], order=codes)[0, 0]
-    dense = sae.decoder.directions().detach().cpu().numpy()
-    shown = reconstructions(x[:SHOWN], back[:SHOWN], codes.to_dense()[:SHOWN].cpu(), dense, limit=SHOWN, **looks)
+        rate = float(source.rate or 1)
+        directions = waveforms(sae, rate, order=codes)[0, 0]
+    dense, few = sae.decoder.directions().detach().cpu().numpy(), codes.to_dense()[:SHOWN].cpu()
+    shown = reconstructions(x[:SHOWN], back[:SHOWN], few, dense, limit=SHOWN, shape=shape, rate=rate)
     return (
         Picture(name="Directions", data=_png(directions), caption="The directions that are used most, by usage."),
         Picture(

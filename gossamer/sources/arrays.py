@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeGuard
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -14,12 +14,9 @@ from torch import Tensor
 
 from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
 __all__ = ["Arrays", "ArraysSpec", "is_sparse"]
 
-Rows: TypeAlias = "np.ndarray | Tensor | csr_array"
+Rows: TypeAlias = Any  # a numpy array, a torch tensor, or a scipy.sparse matrix, which has no type without scipy
 BLOCK = 256
 """Rows of a file that are read together; single rows would make a disk seek each."""
 DENSE_ENTRIES = 2**25
@@ -134,12 +131,12 @@ class ArraysSpec(SourceSpec):
         return Arrays(Path(self.path), validation=self.validation, buffer_rows=self.buffer_rows)
 
 
-def is_sparse(x: object) -> TypeGuard[csr_array]:
+def is_sparse(x: object) -> bool:
     """Tell a scipy.sparse matrix or array, without importing scipy."""
     return hasattr(x, "tocsr")
 
 
-def _opened(x: Rows | str | Path) -> Rows:
+def _opened(x: Any) -> Rows:
     if isinstance(x, str | Path):
         x = _mapped(Path(x))
     elif isinstance(x, Tensor):

@@ -85,7 +85,7 @@ class Source(ABC):
         """Return the rows of every site for a batch of training rows, if those are something else."""
         return batch
 
-    def keep(self, folder: Path) -> None:
+    def keep(self, folder: Path) -> None:  # noqa: B027 - most sources learn nothing
         """Write into a run's folder what was learned from the data and new data will need; by default nothing."""
 
     @abstractmethod

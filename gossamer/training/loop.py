@@ -43,7 +43,7 @@ SAMPLE_ROWS = 16_384
 
 
 SMALL = 2**27
-"""Multiplications of a step's largest product below which one thread is as fast as two, and far faster beside others."""
+"""Multiplications of a step's largest product below which one thread is as fast as two, and faster beside others."""
 
 
 class DivergedError(FloatingPointError):
@@ -163,7 +163,7 @@ class _Session:
                 figures = self._log(began) if self.step % spec.log_every == 0 or last else None
                 if watch is not None and figures is not None and watch(self.step, figures) and not ending:
                     ending, end = True, self._wind_down()
-                progress.advance(self.step, figures and _shown(figures[0]))
+                progress.advance(self.step, None if figures is None else _shown(figures[0]))
                 if self.step % spec.checkpoint_every == 0 or last or stop.signal:
                     self._save()
                 if stop.signal and not last:
