@@ -10,7 +10,7 @@ import torch
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.codes import SparseCodes, concatenate_codes
-from gossamer.sources.arrays import is_sparse
+from gossamer.sources.arrays import is_sparse, release
 
 __all__ = [
     "chunks",
@@ -42,6 +42,7 @@ def chunks(X: Any, *, batch: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
         place = slice(start, min(start + size, X.shape[0]))
         rows = X[place]
         yield place, rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows, _precision(X))
+        release(X)
 
 
 @torch.no_grad()

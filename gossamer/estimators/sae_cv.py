@@ -133,7 +133,6 @@ class SAECV(SAE):
         from gossamer.selection.criteria import choose, require_criterion
         from gossamer.selection.path import cross_validate
 
-        require_criterion(self.criterion, l0=self.l0)
         rows = self._training_rows(X, reset=True)
         labels = None if self.criterion != "probe" else _labels(y, rows.shape[0])
         seed = check_random_state(self.random_state).randint(2**31)
@@ -144,6 +143,7 @@ class SAECV(SAE):
         def make(value: float) -> AutoencoderSpec:
             return SAE(**{**shared, parameter: value}).spec_for(self.n_features_in_)
 
+        require_criterion(self.criterion, l0=self.l0, directions=make(values[0]).decoder.linear)
         one = SAE(**shared)
         self.path_: Path = cross_validate(
             make,

@@ -79,7 +79,19 @@ def rows_of(source: Source, rows: int) -> np.ndarray:
     return np.concatenate(parts)[:rows]
 
 
-COLUMNS = ("sparsity", "parameter", "value", "error", "error_se", "l0", "dead", "bits", "stability", "probe", "chosen")
+COLUMNS: tuple[str, ...] = (
+    "sparsity",
+    "parameter",
+    "value",
+    "error",
+    "error_se",
+    "l0",
+    "dead",
+    "bits",
+    "stability",
+    "probe",
+    "chosen",
+)
 
 
 def lines(compared: Sequence[Compared]) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def choose(
 
     width: entries of a row. Raises ValueError for an unknown criterion, or one that the path has no figures for.
     """
-    require_criterion(criterion, l0=l0)
+    require_criterion(criterion, l0=l0, directions=path.stability is not None)
     if criterion == "l0":
         return _nearest_l0(path, l0)
     price = 1 / width if density_cost is None else density_cost
@@ -75,12 +75,14 @@ def choose(
     return Choice(index, float(value), criterion, curve, spread, reason + ".")
 
 
-def require_criterion(criterion: str, *, l0: float | None = None) -> None:
+def require_criterion(criterion: str, *, l0: float | None = None, directions: bool = True) -> None:
     """Raise ValueError for an unknown criterion, or one that lacks what it goes by."""
     if criterion not in CRITERIA:
         raise ValueError(f"unknown criterion {criterion!r}; {nearest(criterion, CRITERIA)}")
     if criterion == "l0" and l0 is None:
         raise ValueError("criterion 'l0' needs the L0 to come near to: give l0")
+    if criterion == "stability" and not directions:
+        raise ValueError("criterion 'stability' compares directions, and decoders with hidden layers have none")
 
 
 def _nearest_l0(path: Path, l0: float | None) -> Choice:
@@ -107,8 +109,7 @@ def _probe(path: Path, price: float) -> tuple[np.ndarray, str, float]:
 
 
 def _stability(path: Path, price: float) -> tuple[np.ndarray, str, float]:
-    if path.stability is None:
-        raise ValueError("criterion 'stability' compares directions, and decoders with hidden layers have none")
+    assert path.stability is not None
     return 1 - path.stability, "least disagreement between folds, {:.3f}", 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 
-__all__ = ["Arrays", "ArraysSpec", "is_sparse"]
+__all__ = ["Arrays", "ArraysSpec", "is_sparse", "release"]
 
 Rows: TypeAlias = Any  # a numpy array, a torch tensor, or a scipy.sparse matrix, which has no type without scipy
 BLOCK = 256
@@ -111,6 +112,7 @@ class Arrays(Source):
             picked = self._x[torch.from_numpy(rows)]
         else:
             picked = torch.from_numpy(self._x[rows].toarray() if is_sparse(self._x) else self._x[rows])
+            release(self._x)
         if not picked.is_floating_point():
             picked = picked.float()
         origins = np.stack([self._documents[rows], rows], axis=1).astype(np.int64)
@@ -129,6 +131,13 @@ class ArraysSpec(SourceSpec):
     def build(self, *, device: str = "cpu") -> Arrays:
         """Open the file; rows stay on the CPU until they are used."""
         return Arrays(Path(self.path), validation=self.validation, buffer_rows=self.buffer_rows)
+
+
+def release(x: object) -> None:
+    """Let go of the pages of a memory-mapped file that were read; else a large file would fill the memory by and by."""
+    mapped = getattr(x, "_mmap", None) if isinstance(x, np.memmap) else None
+    if mapped is not None and x.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):  # pyright: ignore
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def is_sparse(x: object) -> bool:
