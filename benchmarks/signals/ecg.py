@@ -67,7 +67,7 @@ def compression(sae: gs.SparseAutoencoder, test: np.ndarray) -> dict[str, dict[f
         coders[f"DCT of {length}"] = coding.CosineCoder(test, length=length)
     found = {}
     for name, coder in coders.items():
-        points = coding.sweep(coder, test, STEPS)
+        points = coding.sweep(coder, test, STEPS.tolist())
         found[name] = {bits: coding.at_bits(points, bits).prd for bits in BITS}
     return found
 

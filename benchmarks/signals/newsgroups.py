@@ -122,7 +122,7 @@ def report(found: dict[tuple[str, int], dict[int, tuple[float, float]]], rows: C
         for i, units in enumerate(UNITS)
     ]
     return [
-        f"{rows.train.shape[0]:,} documents to train and {rows.test.shape[0]:,} to test, the split by date, without "
+        f"{len(rows.train_labels):,} documents to train and {len(rows.test_labels):,} to test, the split by date, without "
         "stop words; tf-idf of the most frequent words. Nothing sees labels but the logistic regression "
         f"(C = {STRENGTH:g}, codes scaled to length 1).",
         "Accuracy; processor seconds of learning 128 / 512 units.",
@@ -133,11 +133,11 @@ def report(found: dict[tuple[str, int], dict[int, tuple[float, float]]], rows: C
 
 
 NOTES = (
-    "Published: Chen & Zaki 2017 (https://arxiv.org/abs/1705.02033), who use log-scaled counts of 2,000 words and their "
-    "own cleaning of the texts; so the rows compare methods only roughly, and the tf-idf itself says what these rows "
+    "Published: Chen & Zaki 2017 (https://arxiv.org/abs/1705.02033), who use log-scaled counts of 2,000 words and "
+    "their own cleaning of the texts; so the rows compare methods only roughly, and the tf-idf itself says what these rows "
     "allow. It has all words as features, in both columns alike. Linear codes of squared error can at best span what "
-    "the SVD spans, and sparsity takes something away from a linear classifier; masking words in training ('denoising') "
-    "gives some of it back. KATE lets units compete and is trained with cross-entropy, which is not measured here."
+    "the SVD spans, and sparsity takes something away from a linear classifier; masking words in training "
+    "('denoising') gives some of it back. KATE lets units compete and is trained with cross-entropy, which is not measured here."
 )
 
 if __name__ == "__main__":

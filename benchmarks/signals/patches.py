@@ -101,10 +101,10 @@ def edge_filters(train: list[Picture]) -> dict[str, Learned]:
         "SAE, l1": SAE(LATENTS, sparsity="l1", l0=16, max_iter=15, tol=0, random_state=0),
         "SAE, matching-pursuit": SAE(LATENTS, sparsity="matching-pursuit", l0=8, max_iter=8, tol=0, random_state=0),
         **{
-            f"MiniBatchDictionaryLearning, alpha {alpha:g}": MiniBatchDictionaryLearning(
+            f"MiniBatchDictionaryLearning, alpha {alpha}": MiniBatchDictionaryLearning(
                 LATENTS, alpha=alpha, batch_size=256, max_iter=3, random_state=0
             )
-            for alpha in (1.0, 2.0)
+            for alpha in (1, 2)
         },
     }
     found = {}
@@ -115,7 +115,7 @@ def edge_filters(train: list[Picture]) -> dict[str, Learned]:
             learner.fit(rows)
         seconds = time.process_time() - began
         if isinstance(learner, SAE):
-            active = np.count_nonzero(learner.transform(rows[:500]))
+            active = np.count_nonzero(np.asarray(learner.transform(rows[:500])))
         else:
             active = np.count_nonzero(
                 sparse_encode(rows[:500], learner.components_, algorithm="lasso_lars", alpha=learner.alpha)

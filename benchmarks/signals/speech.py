@@ -15,7 +15,7 @@ from gossamer.sources.datasets import dataset
 from gossamer.sources.frames import Frames
 from gossamer.sources.signals import Signals
 
-LENGTH, LATENTS, L0, EPOCHS = 128, 256, 12, 10
+LENGTH, LATENTS, L0, EPOCHS, MOST = 128, 512, 24, 6, 128
 TRAIN_SECONDS, TEST_SECONDS, RATE = 240, 60, 8000
 BITS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 STORED_BITS = 16
@@ -29,7 +29,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         sae = SAE(LATENTS, sparsity="matching-pursuit", l0=L0, max_iter=EPOCHS, tol=0, random_state=0).fit(rows)
     coders: dict[str, coding.Coder] = {
-        "SAE, matching pursuit": coding.DictionaryCoder(sae.model_, test, length=LENGTH, most=64),
+        "SAE, matching pursuit": coding.DictionaryCoder(sae.model_, test, length=LENGTH, most=MOST),
         **{f"DCT of {length}": coding.CosineCoder(test, length=length) for length in (64, 128, 256)},
         **{
             f"wavelet {name}, 5 levels": coding.WaveletCoder(test, wavelet=name, levels=5)
@@ -38,7 +38,7 @@ def main() -> None:
     }
     measured = {}
     for name, coder in coders.items():
-        points = coding.sweep(coder, test, STEPS)
+        points = coding.sweep(coder, test, STEPS.tolist())
         measured[name] = {bits: coding.at_bits(points, bits).snr for bits in BITS}
     lines = [
         {"method": name, "bits": bits, "snr": value}

@@ -85,6 +85,7 @@ class SAECV(SAE):
         random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
         device: str = "auto",
+        transform_algorithm: str = "encoder",
         output: str = "dense",
         verbose: bool = False,
     ) -> None:
@@ -107,6 +108,7 @@ class SAECV(SAE):
             random_state=random_state,
             warm_start=warm_start,
             device=device,
+            transform_algorithm=transform_algorithm,
             output=output,
             verbose=verbose,
         )

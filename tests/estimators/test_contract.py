@@ -98,6 +98,24 @@ def test_hidden_layers_may_be_one_number_and_have_no_components(digits):
         _ = sae.components_
 
 
+def test_the_decoder_is_the_mirror_image_of_the_encoder(digits):
+    sae = SAE(8, sparsity="relu", hidden_layer_sizes=(20, 12), activation="tanh", max_iter=1, tol=0).fit(digits[:100])
+    encoder, decoder = sae.model_.spec.encoder, sae.model_.spec.decoder
+    assert (encoder.hidden, decoder.hidden) == ((20, 12), (12, 20))
+    assert encoder.activation == decoder.activation == "tanh"
+    assert decoder.output == "linear"
+
+
+@pytest.mark.parametrize(("features", "components", "l0"), [(64, 100, 6), (64, 4, 4), (5, 100, 1)])
+def test_a_tenth_of_the_features_is_active_if_nothing_is_said(features, components, l0):
+    assert SAE(components).spec_for(features).sparsity.k == l0
+    assert SAE(components, sparsity="l1").spec_for(features).target_l0 == l0
+
+
+def test_as_many_components_as_features_if_nothing_is_said(digits):
+    assert SAE(max_iter=1, tol=0).fit(digits[:50]).components_.shape == (64, 64)
+
+
 def test_components_are_what_a_unit_of_code_adds(digits):
     sae = SAE(20, l0=3, max_iter=2, tol=0, random_state=0).fit(digits)
     codes = np.zeros((21, 20), np.float32)

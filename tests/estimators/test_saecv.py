@@ -104,6 +104,14 @@ def test_the_l0_asked_for(rows):
     assert np.count_nonzero(sae.transform(rows), axis=1).max() == 2
 
 
+def test_the_price_and_the_precision_are_handed_on(chosen, rows):
+    dear = SAECV(**SMALL, values=(1, 10, 4), cv=3, density_cost=1.0).search(rows)
+    assert dear.best_params_ == {"l0": 1} != chosen.best_params_
+    np.testing.assert_array_equal(dear.path_.error, chosen.path_.error)
+    coarse = SAECV(**SMALL, values=(1, 10, 4), cv=3, precision=0.4).search(rows)
+    assert (coarse.path_.bits < chosen.path_.bits - 20).all()
+
+
 def test_a_probe_uses_the_labels(rows, labels):
     parameters = {**SMALL, "values": [1, 10], "criterion": "probe", "cv": 2}
     sae = SAECV(**parameters).fit(rows, labels[:400])

@@ -6,6 +6,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -39,9 +40,26 @@ def test_the_seed_decides_everything(digits, sparsity):
     assert same(*generators, digits)
 
 
-def test_fitting_leaves_global_generators_alone(digits):
-    import torch
+def test_a_stream_that_draws_numbers_draws_its_own(digits):
+    streams = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        streams.append(SAE(16, sparsity="denoising", random_state=0).partial_fit(digits))
+    assert same(*streams, digits)
 
+
+def test_solver_and_learning_rate_are_used(digits):
+    parameters = {"n_components": 16, "l0": 3, "max_iter": 3, "tol": 0, "random_state": 0}
+    scores = [
+        SAE(**parameters, solver=solver, learning_rate_init=rate).fit(digits).score(digits)
+        for solver, rate in (("adam", None), ("adam", 1e-6), ("sgd", None), ("sgd", 1.0))
+    ]
+    assert scores[0] > scores[1] + 0.05  # it has hardly begun
+    assert len(set(scores)) == 4
+
+
+def test_fitting_leaves_global_generators_alone(digits):
     np.random.seed(0)
     before, numpys = torch.get_rng_state(), np.random.get_state()[1].copy()
     SAE(8, max_iter=1, tol=0, random_state=0).fit(digits[:100]).partial_fit(digits[:100])
@@ -66,7 +84,7 @@ def test_it_learns_and_scores_r2(digits):
 def test_weights_count_rows_several_times(digits):
     rows = digits[:60]
     sae = SAE(16, l0=3, max_iter=5, tol=0, random_state=0).fit(rows)
-    times = np.arange(60) % 3
+    times = 2 * (np.arange(60) % 3)
     weighted, repeated = sae.score(rows, sample_weight=times), sae.score(np.repeat(rows, times, axis=0))
     assert weighted == pytest.approx(repeated, abs=1e-6)
     assert weighted != pytest.approx(sae.score(rows), abs=1e-4)
