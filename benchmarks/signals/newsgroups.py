@@ -134,10 +134,11 @@ def report(found: dict[tuple[str, int], dict[int, tuple[float, float]]], rows: C
 
 NOTES = (
     "Published: Chen & Zaki 2017 (https://arxiv.org/abs/1705.02033), who use log-scaled counts of 2,000 words and "
-    "their own cleaning of the texts; so the rows compare methods only roughly, and the tf-idf itself says what these rows "
-    "allow. It has all words as features, in both columns alike. Linear codes of squared error can at best span what "
-    "the SVD spans, and sparsity takes something away from a linear classifier; masking words in training "
-    "('denoising') gives some of it back. KATE lets units compete and is trained with cross-entropy, which is not measured here."
+    "their own cleaning of the texts; so the rows compare methods only roughly, and the tf-idf itself says what these "
+    "rows allow. It has all words as features, in both columns alike. Linear codes of squared error can at best span "
+    "what the SVD spans, and sparsity takes something away from a linear classifier; masking words in training "
+    "('denoising') gives some of it back. KATE lets units compete and is trained with cross-entropy, which is not "
+    "measured here."
 )
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ learned (means, values, what stands in for a missing cell) is plain JSON. Readin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from gossamer.sources.cells import Cells, arrow_module, content_of, read_labels, read_numbers, read_truths
+from gossamer.sources.learned import Learned
 from gossamer.spec import Spec, nearest
-from gossamer.storage import replace_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -132,12 +131,13 @@ class CategoryColumn(Column):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns(Spec):
+class Columns(Learned):
     """Turn the rows of a table into rows of numbers, always in the same columns.
 
     columns: in the order of the table. unknown, missing: as in `ColumnChoices`. rows: how many it was learned from.
     """
 
+    noun: ClassVar[str] = "the columns of a table"
     columns: tuple[Column, ...]
     unknown: Literal["error", "zero"] = "error"
     missing: tuple[str, ...] = ()
@@ -192,20 +192,6 @@ class Columns(Spec):
             rows[:, start:stop] = column.entries(cells.column(column.name, self.missing), unknown=self.unknown)
             start = stop
         return rows
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, in one step; raises StorageError if that cannot be done."""
-        replace_file(Path(path), lambda temporary: temporary.write_text(self.to_json(), encoding="utf-8"))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote; raises ValueError, naming the file, if it is missing, damaged or something else."""
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} does not exist; expected the columns of a table") from error
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged or holds no columns of a table ({error})") from error
 
 
 def _learned(name: str, column: Any, untyped: bool, choices: ColumnChoices, train: np.ndarray) -> Column:

@@ -12,15 +12,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
 from gossamer.sources.arrays import Arrays
+from gossamer.sources.learned import Learned
 from gossamer.sources.source import SourceSpec, held_out
 from gossamer.sources.texts import read_documents
 from gossamer.spec import Spec
-from gossamer.storage import replace_file
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -63,7 +63,7 @@ class Words(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary(Spec):
+class Vocabulary(Learned):
     """Turn texts into sparse rows, always in the same columns.
 
         tf-idf of word w in document d:  count(d, w) · idf(w) / ‖row‖,   idf(w) = ln((1 + n) / (1 + df(w))) + 1
@@ -72,6 +72,7 @@ class Vocabulary(Spec):
     many it was learned from.
     """
 
+    noun: ClassVar[str] = "a vocabulary"
     words: tuple[str, ...]
     options: Words = Words()
     idf: tuple[float, ...] = ()
@@ -122,20 +123,6 @@ class Vocabulary(Spec):
             lengths = np.sqrt(np.bincount(document, weights=np.square(rows.data), minlength=len(texts)))
             rows.data = (rows.data / lengths[document]).astype(np.float32)
         return rows
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, in one step; raises StorageError if that cannot be done."""
-        replace_file(Path(path), lambda temporary: temporary.write_text(self.to_json(), encoding="utf-8"))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote; raises ValueError, naming the file, if it is missing, damaged or something else."""
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{path} does not exist; expected a vocabulary") from error
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged or no vocabulary ({error})") from error
 
 
 class Documents(Arrays):

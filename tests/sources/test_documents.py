@@ -107,7 +107,7 @@ class TestStoring:
         path = tmp_path / "v.json"
         Vocabulary.learn(TEXTS, Words(min_df=2)).save(path)
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        with pytest.raises(ValueError, match=rf"v\.json is damaged or no vocabulary .*{said}"):
+        with pytest.raises(ValueError, match=rf"v\.json is damaged, or not a vocabulary .*{said}"):
             Vocabulary.load(path)
 
     def test_a_truncated_or_absent_file_is_refused_by_name(self, tmp_path: Path):

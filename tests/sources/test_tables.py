@@ -215,7 +215,7 @@ class TestStoring:
         "text", ["", "[]", '{"columns": [{"kind": "numbr", "name": "a"}]}', '{"columns": [{"kind": "number"}]}']
     )
     def test_a_damaged_file_is_refused_by_name(self, tmp_path: Path, text: str):
-        with pytest.raises(ValueError, match=r"c\.json is damaged or holds no columns"):
+        with pytest.raises(ValueError, match=r"c\.json is damaged, or not the columns"):
             Columns.load(write(tmp_path / "c.json", text))
         with pytest.raises(ValueError, match=r"d\.json does not exist"):
             Columns.load(tmp_path / "d.json")
