@@ -39,6 +39,11 @@ def main() -> None:
         for seed in SEEDS:
             _reconstruct(contest, seed)
             _classify(pixels, labels, recorder, seed)
+    write(recorder, contest)
+
+
+def write(recorder: Recorder, contest: Contest) -> None:
+    """Fill in the tables of the page."""
     blocks = {f"r2-{components}-{k}": table(contest, components, k) for components, k in SETTINGS}
     fill(DOCS / "digits.md", {**blocks, "winners": _accuracies(recorder), "machine": _machine(recorder)})
 

@@ -74,6 +74,11 @@ def main() -> None:
         compare_bits(few, recorder)
         compare_k(few, recorder)
         compare_narrow(many, recorder)
+    write(recorder, contest)
+
+
+def write(recorder: Recorder, contest: Contest) -> None:
+    """Fill in the tables of the page."""
     blocks = {
         "r2": table(contest, COMPONENTS, K),
         "k": _k_table(recorder),

@@ -109,7 +109,8 @@ def report(measured: dict[str, dict[int, float]]) -> list[str]:
     return [
         f"all-MiniLM-L6-v2 on the first {TOKENS} tokens of {STORED + QUERIES:,} newsgroup documents, drawn at random: "
         f"{STORED:,} are stored, {QUERIES} ask. The truth is the {NEIGHBORS} nearest in the full embedding (384 "
-        "numbers of 4 bytes, 1,536 bytes); PCA and autoencoders are fitted to the stored ones. Queries are not compressed.",
+        "numbers of 4 bytes, 1,536 bytes); PCA and autoencoders are fitted to the stored ones. Queries are not "
+        "compressed.",
         f"Recall of the {NEIGHBORS} nearest at bytes per stored text.",
         "\n".join(page.table(["method", *(f"{size} bytes" for size in BYTES)], table)),
         f"A CSR entry takes {ENTRY_BYTES} bytes (the latent of {LATENTS:,}, and the value), a dense number one; row "

@@ -122,8 +122,8 @@ def report(found: dict[tuple[str, int], dict[int, tuple[float, float]]], rows: C
         for i, units in enumerate(UNITS)
     ]
     return [
-        f"{len(rows.train_labels):,} documents to train and {len(rows.test_labels):,} to test, the split by date, without "
-        "stop words; tf-idf of the most frequent words. Nothing sees labels but the logistic regression "
+        f"{len(rows.train_labels):,} documents to train and {len(rows.test_labels):,} to test, the split by date, "
+        "without stop words; tf-idf of the most frequent words. Nothing sees labels but the logistic regression "
         f"(C = {STRENGTH:g}, codes scaled to length 1).",
         "Accuracy; processor seconds of learning 128 / 512 units.",
         "\n".join(page.table(["method", "words", *(f"{units} units" for units in UNITS), "seconds"], table)),

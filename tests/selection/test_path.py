@@ -12,6 +12,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.presets import preset
 from gossamer.codes import SparseCodes
+from gossamer.selection import path as path_module
 from gossamer.selection.path import cross_validate, description_length, matched, started
 from gossamer.training import loop
 from gossamer.training.spec import TrainSpec
@@ -45,6 +46,22 @@ def test_no_model_ever_sees_the_rows_that_it_is_judged_on(data, folds, monkeypat
     quick(rows, folds)
     for fold in range(3):
         assert seen[fold] == set(np.flatnonzero(folds != fold).tolist())
+
+
+def test_rows_that_are_held_out_change_nothing_of_a_model(data, folds, monkeypatch):
+    """Nor of what it starts from: other rows in fold 1, the same models of fold 1 to the last bit."""
+    calls, train = [], path_module.train
+    monkeypatch.setattr(path_module, "train", lambda models, *a, **k: (calls.append(models), train(models, *a, **k)))
+    other = data[0].copy()
+    other[folds == 1] = 16 - other[folds == 1][:, ::-1]
+    for rows in (data[0], other):
+        quick(rows, folds)
+    weights = [[sae.encoder.weight for sae in call if sae.spec.task.fold == 1] for call in calls]
+    others = [[sae.encoder.weight for sae in call if sae.spec.task.fold == 0] for call in calls]
+    assert [len(models) for models in weights] == [1, 2, 1, 2]
+    for before, after in ((0, 2), (1, 3)):
+        assert all(map(torch.equal, weights[before], weights[after]))
+        assert not any(map(torch.equal, others[before], others[after]))
 
 
 def test_figures_are_those_of_held_out_rows(trained, data, folds):
