@@ -35,7 +35,7 @@ from gossamer.training.trainee import Trainee
 RESULTS = HERE / "results" / "step_times.csv"
 BASE = "topk"
 BAR = 1.5
-ASIDE = ("matching-pursuit", "lista-matryoshka")
+ASIDE = ("matching-pursuit", "orthogonal-matching-pursuit", "lista-matryoshka")
 """Their cost is stated, the bar is not theirs. `end-to-end` is not here at all: its steps run a language model."""
 ROWS = 131_072
 

@@ -30,6 +30,7 @@ from gossamer.autoencoder.sparsity import (
     JumpReLU,
     LinearTopK,
     MatchingPursuit,
+    OrthogonalMatchingPursuit,
     ReLU,
     Sigmoid,
     TopK,
@@ -172,6 +173,15 @@ def matching_pursuit(*, input_width: int, latents: int, l0: int = DEFAULT_L0) ->
         latents=latents,
         encoder=Tied(),
         sparsity=MatchingPursuit(k=l0),
+    )
+
+
+@_preset
+def orthogonal_matching_pursuit(*, input_width: int, latents: int, l0: int = DEFAULT_L0) -> AutoencoderSpec:
+    """Directions chosen one after the other, values fitted again: Aharon et al. 2006
+    (https://doi.org/10.1109/TSP.2006.881199)."""
+    return matching_pursuit(input_width=input_width, latents=latents, l0=l0).replace(
+        name="orthogonal-matching-pursuit", sparsity=OrthogonalMatchingPursuit(k=l0)
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,7 @@ from gossamer.codes import SparseCodes, concatenate_codes
 from gossamer.sources.arrays import is_sparse, release
 
 __all__ = [
-    "Coder",
-    "Pursuit",
     "chunks",
-    "coder",
     "components",
     "csr_codes",
     "decoded",
@@ -27,9 +23,6 @@ __all__ = [
     "require_probabilities",
     "require_usable",
 ]
-
-Coder: TypeAlias = Callable[[np.ndarray], SparseCodes]
-"""What gives codes for `(rows, width)` rows."""
 
 CHUNK, ENTRIES = 4096, 2**21
 """Most rows and, where rows are wide, most entries that are dense at a time."""
@@ -52,57 +45,19 @@ def chunks(X: Any, *, batch: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
         release(X)
 
 
-def coder(model: SparseAutoencoder, algorithm: str, active: float) -> Coder:
-    """Return the encoder of an autoencoder, or, for algorithm "omp", a pursuit of so many components."""
-    if algorithm == "omp":
-        return Pursuit(model, max(1, round(active)))
-    return lambda rows: model.encode(on_device(model, rows))
-
-
-class Pursuit:
-    """Orthogonal matching pursuit over the directions of a linear decoder, in place of its encoder.
-
-    One component after the other is taken up, the one with the largest scalar product with what is left; after each,
-    all values are fitted again by least squares. Slower than an encoder, and nearer to the best code with so many
-    components; values may be negative. Pati, Rezaiifar & Krishnaprasad 1993
-    (https://doi.org/10.1109/ACSSC.1993.342465).
-    """
-
-    @torch.no_grad()
-    def __init__(self, model: SparseAutoencoder, active: int) -> None:
-        self.active, self.device = active, model.device
-        directions = components(model).astype(np.float64)
-        nothing = SparseCodes.from_dense(torch.zeros(1, model.spec.latents, device=model.device))
-        self.offset = model.decode(nothing).cpu().numpy().astype(np.float64)
-        self.norms = np.maximum(np.linalg.norm(directions, axis=1), np.finfo(np.float32).tiny)
-        self.unit = directions / self.norms[:, None]
-        self.gram = self.unit @ self.unit.T
-
-    def __call__(self, rows: np.ndarray) -> SparseCodes:
-        """Return codes with at most `active` entries per row."""
-        from sklearn.linear_model import orthogonal_mp_gram
-
-        products = self.unit @ (rows - self.offset).T
-        with warnings.catch_warnings():  # that a row needs fewer components is no news
-            warnings.simplefilter("ignore", RuntimeWarning)
-            found = np.asarray(orthogonal_mp_gram(self.gram, products, n_nonzero_coefs=self.active))
-        dense = found.reshape(len(self.unit), -1).T / self.norms
-        return SparseCodes.from_dense(torch.from_numpy(np.ascontiguousarray(dense, np.float32)).to(self.device))
-
-
 @torch.no_grad()
-def dense_codes(model: SparseAutoencoder, X: Any, encode: Coder) -> np.ndarray:
+def dense_codes(model: SparseAutoencoder, X: Any) -> np.ndarray:
     """Return the codes of rows, `(rows, latents)`, in float64 if X is, else in float32."""
     out = np.empty((X.shape[0], model.spec.latents), _precision(X))
     for place, rows in chunks(X):
-        out[place] = encode(rows).to_dense().cpu().numpy()
+        out[place] = model.encode(on_device(model, rows)).to_dense().cpu().numpy()
     return out
 
 
 @torch.no_grad()
-def csr_codes(X: Any, encode: Coder) -> Any:
+def csr_codes(model: SparseAutoencoder, X: Any) -> Any:
     """Return the codes of rows as a scipy.sparse.csr_array, in float64 if X is, else in float32."""
-    parts = [encode(rows) for _, rows in chunks(X)]
+    parts = [model.encode(on_device(model, rows)) for _, rows in chunks(X)]
     return concatenate_codes(parts).to_scipy().astype(_precision(X))
 
 
@@ -116,14 +71,14 @@ def decoded(model: SparseAutoencoder, Z: Any) -> np.ndarray:
 
 
 @torch.no_grad()
-def explained(model: SparseAutoencoder, X: Any, weight: np.ndarray | None, encode: Coder) -> float:
+def explained(model: SparseAutoencoder, X: Any, weight: np.ndarray | None) -> float:
     """Return 1 − Σ w ‖x − x̂‖² / Σ w ‖x − x̄‖²; for rows that do not differ, whether they are reconstructed exactly."""
     weight = np.ones(X.shape[0]) if weight is None else weight
     mean = sum((weight[place] @ rows.astype(np.float64) for place, rows in chunks(X)), np.zeros(X.shape[1]))
     mean = mean / weight.sum()
     error = variance = rounding = 0.0
     for place, rows in chunks(X):
-        back = model.decode(encode(rows), on_device(model, rows)).cpu().numpy()
+        back = model(on_device(model, rows)).reconstruction.cpu().numpy()
         error += float(weight[place] @ np.square(rows - back, dtype=np.float64).sum(axis=1))
         variance += float(weight[place] @ np.square(rows - mean).sum(axis=1))
         rounding += float(weight[place] @ np.square(EPS * rows, dtype=np.float64).sum(axis=1))

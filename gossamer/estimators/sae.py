@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sklearn.utils import Tags
 
     from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
-    from gossamer.estimators.rows import Coder
     from gossamer.estimators.stream import Stream
     from gossamer.sources.arrays import Arrays
     from gossamer.training.spec import TrainSpec
@@ -63,8 +62,6 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         all epochs are used.
     early_stopping: go by the error of a share `validation_fraction` of the rows, held out, instead of the training's.
     random_state: seed, generator, or None. warm_start: go on from the last fit. device: "auto", "cpu", "cuda", …
-    transform_algorithm: "encoder", or "omp": orthogonal matching pursuit over `components_`, l0 components a row, which
-        comes nearer to the rows, may use negative values, and takes about forty times as long.
     output: "dense" for arrays, "csr" for scipy.sparse.csr_array from `transform`. verbose: show plan and progress.
 
     Attributes
@@ -99,7 +96,6 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "device": [str],
-        "transform_algorithm": [StrOptions({"encoder", "omp"})],
         "output": [StrOptions({"dense", "csr"})],
         "verbose": ["verbose"],
     }
@@ -126,7 +122,6 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
         device: str = "auto",
-        transform_algorithm: str = "encoder",
         output: str = "dense",
         verbose: bool = False,
     ) -> None:
@@ -149,7 +144,6 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.warm_start = warm_start
         self.device = device
-        self.transform_algorithm = transform_algorithm
         self.output = output
         self.verbose = verbose
 
@@ -209,8 +203,7 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         X = checked(self, X, reset=False)
         from gossamer.estimators.rows import csr_codes, dense_codes
 
-        encode = self._coder()
-        return csr_codes(X, encode) if self.output == "csr" else dense_codes(self.model_, X, encode)
+        return csr_codes(self.model_, X) if self.output == "csr" else dense_codes(self.model_, X)
 
     def inverse_transform(self, Z: Any) -> np.ndarray:
         """Return the rows that codes stand for, `(n_samples, n_features)`. Z: an array or a scipy.sparse matrix."""
@@ -233,7 +226,7 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         from gossamer.estimators.rows import explained
 
         weight = None if sample_weight is None else _nonnegative(sample_weight, X)
-        return explained(self.model_, X, weight, self._coder())
+        return explained(self.model_, X, weight)
 
     @property
     def components_(self) -> np.ndarray:
@@ -272,10 +265,7 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             output_activation=self.output_activation,
             loss=self.loss,
         )
-        spec = autoencoder_spec(wanted, n_features)
-        if self.transform_algorithm == "omp" and not spec.decoder.linear:
-            raise ValueError("transform_algorithm 'omp' needs directions; a decoder with hidden layers has none")
-        return spec
+        return autoencoder_spec(wanted, n_features)
 
     def _start(self, seed: int, *, going_on: bool) -> SparseAutoencoder:
         """Return what is to be trained: something new, or what there is, its parameters as they are now."""
@@ -314,19 +304,14 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             device=self.device,
         )
 
-    def _coder(self) -> Coder:
-        from gossamer.estimators.rows import coder
-
-        return coder(self.model_, self.transform_algorithm, self.l0_)
-
     def _held_out_error(self, source: Arrays) -> Callable[[], float] | None:
         """Return what measures the model on the rows that are held out for early stopping."""
         if not self.early_stopping:
             return None
-        from gossamer.estimators.rows import coder, explained
+        from gossamer.estimators.rows import explained
 
         rows = next(source.validation(batch=source.validation_rows)).rows[""].numpy()
-        return lambda: 1 - explained(self.model_, rows, None, coder(self.model_, "encoder", 0))
+        return lambda: 1 - explained(self.model_, rows, None)
 
 
 def _nonnegative(sample_weight: Any, X: Any) -> np.ndarray:

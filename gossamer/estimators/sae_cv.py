@@ -85,7 +85,6 @@ class SAECV(SAE):
         random_state: int | np.random.RandomState | None = None,
         warm_start: bool = False,
         device: str = "auto",
-        transform_algorithm: str = "encoder",
         output: str = "dense",
         verbose: bool = False,
     ) -> None:
@@ -108,7 +107,6 @@ class SAECV(SAE):
             random_state=random_state,
             warm_start=warm_start,
             device=device,
-            transform_algorithm=transform_algorithm,
             output=output,
             verbose=verbose,
         )

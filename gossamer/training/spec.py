@@ -75,7 +75,7 @@ class Adam(OptimizerSpec):
 
     def derived_rate(self, autoencoder: AutoencoderSpec) -> float:
         """Return 5e-3 · √(4608 / latents), at most 1e-2, and 1e-3 for one with hidden layers (`derive` says why)."""
-        if isinstance(autoencoder.encoder, Deep) or not autoencoder.decoder.linear:
+        if isinstance(autoencoder.encoder, Deep) or getattr(autoencoder.decoder, "hidden", ()):
             return 1e-3
         return min(1e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents))
 

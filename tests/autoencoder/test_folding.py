@@ -27,7 +27,10 @@ REFUSED = {  # what presets may not be combined with
     "skip-transcoder": {"whitening", "row-norm"},
     "transcoder": {"whitening", "row-norm"},
     "two-layer-l1": {"whitening", "row-norm"},
-} | {key: {"per-site", "whitening"} for key in ["contractive", "k-sparse", "lista-matryoshka", "matching-pursuit"]}
+} | {
+    key: {"per-site", "whitening"}
+    for key in ["contractive", "k-sparse", "lista-matryoshka", "matching-pursuit", "orthogonal-matching-pursuit"]
+}
 
 
 def used(spec: AutoencoderSpec, rows: Tensor, targets: Tensor) -> SparseAutoencoder:

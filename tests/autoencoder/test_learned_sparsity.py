@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.encoders import Tied
+from gossamer.autoencoder.penalties import L1
 from gossamer.autoencoder.pre_activations import Affine, Computed
 from gossamer.autoencoder.presets import preset
 from gossamer.autoencoder.sparsity import (
@@ -19,6 +20,7 @@ from gossamer.autoencoder.sparsity import (
     JumpReLU,
     JumpReLUThresholds,
     MatchingPursuit,
+    OrthogonalMatchingPursuit,
     TopK,
 )
 from gossamer.autoencoder.trace import Moment
@@ -295,3 +297,64 @@ def test_a_change_of_units_moves_thresholds_along(threshold: float, factor: floa
     rule.rescale(torch.tensor(factor))
     assert rule.floor(torch.arange(2)).tolist() == pytest.approx([threshold * factor] * 2, rel=1e-5)
     assert math.isfinite(rule.log_threshold.sum().item())
+
+
+class TestOrthogonalMatchingPursuit:
+    @pytest.fixture
+    def pre(self, generator: torch.Generator) -> Affine:
+        x = torch.randn(30, WIDTH, generator=generator, dtype=torch.float64)
+        directions = torch.randn(LATENTS, WIDTH, generator=generator, dtype=torch.float64)
+        return Affine(x, nn.functional.normalize(directions, dim=1), torch.zeros(LATENTS, dtype=torch.float64))
+
+    @pytest.mark.parametrize("table", [True, False])
+    @pytest.mark.parametrize("k", [1, 2, 7])
+    def test_is_that_of_scikit_learn(self, pre: Affine, k: int, table: bool, monkeypatch: pytest.MonkeyPatch):
+        linear_model = pytest.importorskip("sklearn.linear_model")
+        monkeypatch.setattr("gossamer.autoencoder.sparsity.pursuit.LARGEST_TABLE", LATENTS if table else 0)
+        codes = OrthogonalMatchingPursuit(k=k)(pre)
+        expected = linear_model.orthogonal_mp(pre.weight.T.numpy(), pre.x.T.numpy(), n_nonzero_coefs=k)
+        expected = torch.from_numpy(expected.reshape(LATENTS, -1).T.copy())
+        torch.testing.assert_close(codes.to_dense(), expected, rtol=1e-3, atol=1e-5)
+        assert (codes.offsets.diff() == k).all()
+        assert k == 1 or (codes.values < 0).any()
+
+    def test_explains_more_than_the_pursuit_that_does_not_fit_again(self, pre: Affine):
+        rules = (MatchingPursuit(k=6), OrthogonalMatchingPursuit(k=6))
+        errors = [(pre.x - rule(pre).to_dense() @ pre.weight).norm() for rule in rules]
+        assert errors[1] < 0.9 * errors[0]
+
+    def test_the_gradient_by_the_directions_is_exact(self, pre: Affine):
+        """Against finite differences of the whole: choosing, fitting, and the squared error."""
+        x, weight = pre.x[:6], pre.weight[:40].clone().requires_grad_()
+
+        def error(directions: Tensor) -> Tensor:
+            codes = OrthogonalMatchingPursuit(k=3)(Affine(x, directions, pre.bias[:40])).to_dense()
+            return (x - codes @ directions).square().sum()
+
+        found = torch.autograd.grad(error(weight), weight)[0]
+        step = torch.zeros_like(weight)
+        chosen = OrthogonalMatchingPursuit(k=3)(Affine(x, weight, pre.bias[:40])).indices
+        for place in ((int(chosen[0]), 1), (int(chosen[7]), 5), (int(chosen[-1]), 15)):
+            assert found[place] != 0
+            step.zero_()[place] = 1e-5
+            with torch.no_grad():
+                slope = (error(weight + step) - error(weight - step)) / 2e-5
+            torch.testing.assert_close(found[place], slope, rtol=1e-3, atol=1e-4)
+
+    def test_lives_through_rows_of_zeros_and_equal_directions(self):
+        directions = nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), dim=1)
+        codes = OrthogonalMatchingPursuit(k=3)(
+            Affine(torch.tensor([[0.0, 0.0], [2.0, 1.0]]), directions, torch.zeros(3))
+        )
+        back = codes.to_dense() @ directions
+        torch.testing.assert_close(back, torch.tensor([[0.0, 0.0], [2.0, 1.0]]), rtol=1e-4, atol=1e-5)
+
+    def test_refuses_penalties_on_codes(self):
+        with pytest.raises(ValueError, match="have no gradient"):
+            AutoencoderSpec(
+                input_width=24,
+                latents=96,
+                encoder=Tied(),
+                sparsity=OrthogonalMatchingPursuit(k=5),
+                penalties=(L1(weight=0.1),),
+            )

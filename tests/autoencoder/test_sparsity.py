@@ -57,7 +57,7 @@ DEFINITIONS: list[tuple[Sparsity, Callable[[Tensor], Tensor]]] = [
     (Sigmoid(), lambda p: 1 / (1 + (-p).exp())),
 ]
 
-LEARNED_ELSEWHERE = {"gated", "jumprelu", "matching-pursuit"}
+LEARNED_ELSEWHERE = {"gated", "jumprelu", "matching-pursuit", "orthogonal-matching-pursuit"}
 """Rules with tests of their own (test_learned_sparsity.py)."""
 
 

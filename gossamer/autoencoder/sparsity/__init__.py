@@ -5,7 +5,7 @@ from gossamer.autoencoder.sparsity.elementwise import Identity, ReLU, Sigmoid
 from gossamer.autoencoder.sparsity.gated import Gated, GatedMagnitudes
 from gossamer.autoencoder.sparsity.jump import JumpReLU, JumpReLUThresholds
 from gossamer.autoencoder.sparsity.largest import AbsTopK, GroupMax, LinearTopK, TopK
-from gossamer.autoencoder.sparsity.pursuit import MatchingPursuit
+from gossamer.autoencoder.sparsity.pursuit import MatchingPursuit, OrthogonalMatchingPursuit
 from gossamer.autoencoder.sparsity.rule import Rule, Sparsity
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "LatentThresholds",
     "LinearTopK",
     "MatchingPursuit",
+    "OrthogonalMatchingPursuit",
     "ReLU",
     "Rule",
     "Sigmoid",

@@ -16,7 +16,7 @@ from gossamer.codes import SparseCodes
 if TYPE_CHECKING:
     from gossamer.autoencoder.autoencoder import AutoencoderSpec
 
-__all__ = ["MatchingPursuit"]
+__all__ = ["MatchingPursuit", "OrthogonalMatchingPursuit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,65 @@ class MatchingPursuit(Sparsity):
     def with_l0(self, l0: int) -> Self:
         """Return the rule with another k."""
         return self.replace(k=l0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrthogonalMatchingPursuit(MatchingPursuit):
+    """Like matching pursuit, but after each choice all values are fitted again:
+
+        i = argmax_j |⟨d_j, rᵗ⟩|, j not chosen,   z = argmin ‖x − b_dec − Σ_chosen z_j d_j‖²,   rᵗ⁺¹ = x − b_dec − z D
+
+    Values may be negative. It comes nearest to the best code with k active latents. Codes have no gradient: they are a
+    minimum, so that the gradient of the squared error by the directions is exact without one; but penalties on codes
+    change nothing. A step costs as much as one product of rows and directions, and k of rows and a table of the
+    directions' products, `(latents, latents)`; above `LARGEST_TABLE` latents, k products of rows and directions.
+
+    Pati, Rezaiifar & Krishnaprasad 1993 (https://doi.org/10.1109/ACSSC.1993.342465); to learn directions by it, Aharon,
+    Elad & Bruckstein 2006 (https://doi.org/10.1109/TSP.2006.881199).
+    """
+
+    kind: ClassVar[str] = "orthogonal-matching-pursuit"
+    signed: ClassVar[bool] = True
+
+    def check(self, spec: AutoencoderSpec) -> None:
+        """Raise ValueError unless matching pursuit could serve, and no penalty asks for a gradient of codes."""
+        super().check(spec)
+        if spec.penalties:
+            raise ValueError(f"codes of {self.kind!r} have no gradient, which the penalties on them would need")
+
+    def __call__(self, pre: PreActivations) -> SparseCodes:
+        """Return the codes, k entries in each row."""
+        assert isinstance(pre, Affine)
+        return SparseCodes.from_topk(*_orthogonal(pre.x.detach(), pre.weight.detach(), self.k), latents=pre.latents)
+
+
+LARGEST_TABLE = 8192
+RIDGE = 1e-6
+"""Added to the squared norm of directions, for the case that chosen ones depend on each other."""
+
+
+@torch.no_grad()
+def _orthogonal(x: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return indices and values `(rows, k)` of the orthogonal pursuit, by the normal equations of the chosen."""
+    seen = x @ weight.T
+    table = weight @ weight.T if len(weight) <= LARGEST_TABLE else None
+    ridge = RIDGE * torch.eye(k, dtype=x.dtype, device=x.device)
+    chosen, left, z = torch.empty(len(x), 0, dtype=torch.int64, device=x.device), seen, x[:, :0]
+    for step in range(k):
+        score = left.abs().scatter_(1, chosen, -1.0)
+        chosen = torch.cat([chosen, score.argmax(dim=1, keepdim=True)], dim=1)
+        if table is not None:
+            among = table[chosen[:, :, None], chosen[:, None, :]]
+        else:
+            directions = weight[chosen]
+            among = directions @ directions.mT
+        factor = torch.linalg.cholesky_ex(among + ridge[: step + 1, : step + 1]).L
+        z = torch.cholesky_solve(seen.gather(1, chosen)[:, :, None], factor)[:, :, 0]
+        if step < k - 1:
+            by = weight if table is None else table
+            explained = torch.nn.functional.embedding_bag(chosen, by, per_sample_weights=z, mode="sum")
+            left = seen - (explained if table is not None else explained @ weight.T)
+    return chosen, z
 
 
 class _Pursuit(torch.autograd.Function):
