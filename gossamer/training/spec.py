@@ -74,10 +74,14 @@ class Adam(OptimizerSpec):
         return 8 if self.moments == "float32" else 4
 
     def derived_rate(self, autoencoder: AutoencoderSpec) -> float:
-        """Return 5e-3 · √(4608 / latents), at most 1e-2, and 1e-3 for one with hidden layers (`derive` says why)."""
+        """Return 5e-3 · √(4608 / latents), at most 1e-2 and 1e-2 · √(1024 / width); 1e-3 with hidden layers.
+
+        `derive` says why.
+        """
         if isinstance(autoencoder.encoder, Deep) or getattr(autoencoder.decoder, "hidden", ()):
             return 1e-3
-        return min(1e-2, 5e-3 * math.sqrt(4608 / autoencoder.latents))
+        width = max(autoencoder.input_width, autoencoder.output_width)
+        return min(1e-2, 1e-2 * math.sqrt(1024 / width), 5e-3 * math.sqrt(4608 / autoencoder.latents))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +171,9 @@ def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
 
     - learning rate: 5e-3 · √(4608 / latents), at most 1e-2. The falling square root is that of Gao et al. 2024
       (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the best of those tried on activations of
-      two models, at layers that no benchmark here uses (docs/decisions.md). With hidden layers 1e-3, as Kingma & Ba
+      two models, at layers that no benchmark here uses (docs/decisions.md). For rows wider than 1024 at most
+      1e-2 · √(1024 / width): Adam moves every entry by about the rate, and those of a unit direction shrink as
+      1 / √width. With hidden layers 1e-3, as Kingma & Ba
       2014 recommend: at the rate of a single layer most latents die.
     - warm-up: a twentieth of the steps, at most 1000.
     - decay: the last fifth of the steps, linearly to 0 (Conerly et al. 2024,
