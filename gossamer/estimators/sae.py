@@ -44,9 +44,9 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ----------
     n_components: number of directions; None for as many as there are features.
     sparsity: how codes are made sparse. A preset ("topk", "batch-topk", "jumprelu", "gated", "matching-pursuit",
-        "lista-matryoshka", "k-sparse", "winner-take-all", …), a penalty on rectified codes ("l1", "l2", "elastic-net",
-        "hoyer", "log"), "kl" for sigmoid units that are rarely on, "relu" for rectified units, "none" for a plain
-        autoencoder.
+        "orthogonal-matching-pursuit", "lista-matryoshka", "k-sparse", "winner-take-all", …), a penalty on rectified
+        codes ("l1", "l2", "elastic-net", "hoyer", "log"), "kl" for sigmoid units that are rarely on, "relu" for
+        rectified units, "none" for a plain autoencoder.
     l0: components that are active per row, on the average. Where there is a number to select it is that; otherwise
         the penalty's weight is steered until it is reached. None for a tenth of the features, as in scikit-learn's
         dictionary learning, or for codes that are not sparse in presets that have such.
