@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
-from gossamer.codes import SparseCodes, concatenate_codes
+from gossamer.codes import SparseCodes
 from gossamer.sources.arrays import is_sparse, release
 
 __all__ = [
@@ -57,8 +57,10 @@ def dense_codes(model: SparseAutoencoder, X: Any) -> np.ndarray:
 @torch.no_grad()
 def csr_codes(model: SparseAutoencoder, X: Any) -> Any:
     """Return the codes of rows as a scipy.sparse.csr_array, in float64 if X is, else in float32."""
-    parts = [model.encode(on_device(model, rows)) for _, rows in chunks(X)]
-    return concatenate_codes(parts).to_scipy().astype(_precision(X))
+    from scipy.sparse import vstack
+
+    parts = [model.encode(on_device(model, rows)).to_scipy().astype(_precision(X)) for _, rows in chunks(X)]
+    return vstack(parts, format="csr")
 
 
 @torch.no_grad()

@@ -170,6 +170,7 @@ class Feed:
             self._carry = rest if len(rest) else None
             self._advance()
             self._rows = None
+            del rows, rest  # nobody may hold the old buffer while the next one is read
             rows = self._filled()
         picked = self._order[self.offset : self.offset + self.batch]
         self.offset += self.batch
