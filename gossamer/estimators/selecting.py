@@ -79,6 +79,8 @@ def rows_of(source: Source, rows: int) -> np.ndarray:
     return np.concatenate(parts)[:rows]
 
 
+WIDTH = 110
+"""Of the table, at least: a figure that is cut off says nothing."""
 COLUMNS: tuple[str, ...] = (
     "sparsity",
     "parameter",
@@ -100,11 +102,12 @@ def lines(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     for one in compared:
         path = one.path
         for place, value in enumerate(path.values):
-            figures = {name: getattr(path, name)[place].mean() for name in ("error", "l0", "dead", "bits", "stability")}
-            spread = path.error[place].std(ddof=1) / np.sqrt(path.error.shape[1])
-            probe = None if path.probe is None else path.probe[place].mean()
             named = {"sparsity": one.sparsity, "parameter": path.parameter, "value": value}
-            found.append(named | figures | {"error_se": spread, "probe": probe, "chosen": place == one.choice.index})
+            for name in ("error", "l0", "dead", "bits", "stability", "probe"):
+                curve = getattr(path, name)
+                named[name] = None if curve is None else curve[place].mean()
+            spread = path.error[place].std(ddof=1) / np.sqrt(path.error.shape[1])
+            found.append(named | {"error_se": spread, "chosen": place == one.choice.index})
     return found
 
 
@@ -121,9 +124,13 @@ def print_paths(compared: Sequence[Compared]) -> None:
             line["sparsity"],
             f"{line['parameter']} {line['value']:.2g}",
             *(f"{line['error']:.4f}", f"{line['error_se']:.4f}", f"{line['l0']:.2f}", f"{line['dead']:.0%}"),
-            *(f"{line['bits']:.1f}", f"{line['stability']:.3f}", "chosen" if line["chosen"] else ""),
+            *(
+                f"{line['bits']:.1f}",
+                "–" if line["stability"] is None else f"{line['stability']:.3f}",
+                "chosen" if line["chosen"] else "",
+            ),
         )
-    Console().print(table)
+    Console(width=max(Console().width, WIDTH)).print(table)
     for one in compared:
         print(f"{one.sparsity}: {one.choice.reason}")
 
