@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,7 @@ def child(kind: str, path: str, epochs: int) -> None:
     from gossamer import SAE
 
     start = peak()
+    x: Any
     if kind == "memmap":
         x = np.load(path, mmap_mode="r")
     else:
@@ -55,7 +57,7 @@ def child(kind: str, path: str, epochs: int) -> None:
     began = time.perf_counter()
     sae = SAE(1024, l0=16, max_iter=epochs, tol=0, batch_size=1024, output="csr", random_state=0).fit(x)
     fitted, seconds = peak(), time.perf_counter() - began
-    codes = sae.transform(x)
+    codes: Any = sae.transform(x)
     print(
         f"{kind}: {x.shape[0]:,} × {x.shape[1]:,}: {start:.2f} GB before, {loaded:.2f} with the data open, "
         f"{fitted:.2f} after fit ({epochs} epochs, {seconds:.0f} s), {peak():.2f} after transform to "

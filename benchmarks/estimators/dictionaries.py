@@ -64,8 +64,9 @@ def learn_dictionary(contest: Contest, components: int, ks: Sequence[int], *, se
 
 def train(contest: Contest, sparsity: str, components: int, k: int, *, seed: int, max_iter: int | None = None) -> SAE:
     """Fit an SAE with its defaults, or for so many epochs, and measure it."""
-    given = {} if max_iter is None else {"max_iter": max_iter}
-    sae = SAE(n_components=components, sparsity=sparsity, l0=k, random_state=seed, **given)
+    sae = SAE(n_components=components, sparsity=sparsity, l0=k, random_state=seed)
+    if max_iter is not None:
+        sae.set_params(max_iter=max_iter)
     seconds = processor_seconds(lambda: sae.fit(contest.train))
     contest.record(
         f"SAE {sparsity}" + ("" if max_iter is None else f", {max_iter} epochs"),

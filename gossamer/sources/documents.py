@@ -19,7 +19,6 @@ import numpy as np
 from gossamer.sources.arrays import Arrays
 from gossamer.sources.learned import Learned
 from gossamer.sources.source import SourceSpec, held_out
-from gossamer.sources.texts import read_documents
 from gossamer.spec import Spec
 
 if TYPE_CHECKING:
@@ -218,6 +217,8 @@ def read_texts(paths: Sequence[str], *, field: str | None = None, min_characters
 
     Raises ValueError as `read_documents` does, and for a column that is not there (with the nearest names).
     """
+    from gossamer.sources.texts import read_documents
+
     if isinstance(paths, str):
         raise TypeError(f"paths must be a list of strings, got the string {paths!r}: write [{paths!r}]")
     if not paths:

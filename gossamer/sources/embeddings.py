@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from gossamer.sources.arrays import Arrays
 from gossamer.sources.documents import read_texts
 from gossamer.sources.hooks import evaluating
-from gossamer.sources.models import LoadedModel, load_model
 from gossamer.sources.source import SourceSpec
 from gossamer.spec import Spec
+
+if TYPE_CHECKING:
+    from gossamer.sources.models import LoadedModel
 
 __all__ = ["Embedded", "Embedding", "Embeddings", "EmbeddingsSpec", "embed"]
 
@@ -121,6 +123,8 @@ class Embeddings(Arrays):
         dtype: str = "auto",
     ) -> None:
         _check_texts(texts)
+        from gossamer.sources.models import load_model
+
         loaded = load_model(model, device=device, dtype=dtype) if isinstance(model, str) else model
         self.model, self.embedding = loaded.name, embedding
         self.embedded = embed(loaded, texts, embedding)
