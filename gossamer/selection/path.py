@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ __all__ = ["Path", "cross_validate", "description_length", "matched", "started"]
 
 WARM = 0.25
 """Share of the training that the models of a fold have in common."""
-CHUNK = 4096
+CHUNK, ENTRIES = 4096, 2**21
+"""Most rows and, where rows are wide, most entries that are dense at a time."""
+EPS = 4 * float(np.finfo(np.float32).eps)
 SURE = 32
 
 
@@ -97,7 +99,7 @@ def matched(one: SparseAutoencoder, other: SparseAutoencoder) -> float:
     return float(cosines[linear_sum_assignment(-cosines)].mean())
 
 
-def description_length(codes: SparseCodes, residual: np.ndarray, rows: np.ndarray, precision: float) -> float:
+def description_length(codes: SparseCodes, residual: np.ndarray, variance: float, precision: float) -> float:
     """Return the bits that a row takes when code and residual are written down.
 
         Σ_i H(p_i) + L0 · ½ log₂(2πe σ_z² / δ²) + Σ_j ½ log₂(2πe σ_j² / δ²)
@@ -105,15 +107,17 @@ def description_length(codes: SparseCodes, residual: np.ndarray, rows: np.ndarra
     p_i: share of rows on which latent i is active, H the entropy of a coin; σ_z²: variance of the active values; σ_j²:
     of the residual's column j; no term is below 0. δ: `precision` times the root mean square of the centered rows.
     After Ayonrinde et al. 2024 (https://arxiv.org/abs/2410.11179), who do not count the residual.
+
+    residual: `(width,)`, σ_j². variance: mean square of the entries of the centered rows.
     """
-    step = precision * float(np.sqrt(np.square(rows - rows.mean(axis=0)).mean())) or 1.0
+    step = precision * variance**0.5 or 1.0
     active = is_active(codes)
     share = torch.bincount(codes.indices[active], minlength=codes.latents).double().numpy() / codes.rows
     share = share[(share > 0) & (share < 1)]
     which = float(-(share * np.log2(share) + (1 - share) * np.log2(1 - share)).sum())
     values = codes.values[active].double().numpy()
     value_bits = _gaussian_bits(values.var() if len(values) else 0.0, step)
-    rest = sum(_gaussian_bits(float(variance), step) for variance in np.square(residual).mean(axis=0))
+    rest = sum(_gaussian_bits(float(square), step) for square in residual)
     return which + len(values) / codes.rows * value_bits + rest
 
 
@@ -153,28 +157,31 @@ def _measured(
     """Return the figures of one model on the rows that it has not seen."""
     task = sae.spec.task
     assert isinstance(task, HoldOut)
-    rows = _dense(x, np.flatnonzero(folds == task.fold))
-    codes = _codes(sae, rows)
-    residual = rows - sae.decode(codes, torch.from_numpy(rows)).cpu().numpy()
-    codes = codes.to("cpu") if hasattr(codes, "to") else codes
+    held_out = np.flatnonzero(folds == task.fold)
+    parts, shift = [], None
+    squares, sums, lost = np.zeros((3, sae.spec.input_width))
+    rounding = 0.0
+    for rows in _chunks(x, held_out):
+        codes = sae.encode(torch.from_numpy(rows).to(sae.device))
+        back = sae.decode(codes, torch.from_numpy(rows).to(sae.device)).cpu().numpy()
+        parts.append(codes.to("cpu"))
+        shift = rows.mean(axis=0, dtype=np.float64) if shift is None else shift
+        sums += (rows - shift).sum(axis=0)
+        squares += np.square(rows - shift).sum(axis=0)
+        lost += np.square(rows - back, dtype=np.float64).sum(axis=0)
+        rounding += float(np.square(EPS * rows, dtype=np.float64).sum())
+    codes, count = concatenate_codes(parts), len(held_out)
+    variance = float((squares - np.square(sums) / count).sum())
     active = is_active(codes)
     figures = {
-        "error": _lost(residual, rows),
-        "l0": active.count_nonzero().item() / len(rows),
+        "error": lost.sum() / variance if variance > rounding else float(lost.sum() > rounding),
+        "l0": active.count_nonzero().item() / count,
         "dead": 1 - len(codes.indices[active].unique()) / codes.latents,
-        "bits": description_length(codes, residual, rows, precision),
+        "bits": description_length(codes, lost / count, max(variance, 0.0) / (count * len(lost)), precision),
     }
     if labels is not None:
         figures["probe"] = _probed(sae, x, folds, labels, codes)
     return figures
-
-
-def _lost(residual: np.ndarray, rows: np.ndarray) -> float:
-    """Return the share of the variance that is lost; of rows that do not differ, whether anything is."""
-    error = float(np.square(residual, dtype=np.float64).sum())
-    variance = float(np.square(rows - rows.mean(axis=0, dtype=np.float64)).sum())
-    rounding = float(np.square(4 * np.finfo(np.float32).eps * rows, dtype=np.float64).sum())
-    return float(error > rounding) if variance <= rounding else error / variance
 
 
 def _probed(sae: SparseAutoencoder, x: Any, folds: np.ndarray, labels: np.ndarray, held_out: SparseCodes) -> float:
@@ -184,14 +191,15 @@ def _probed(sae: SparseAutoencoder, x: Any, folds: np.ndarray, labels: np.ndarra
     from sklearn.preprocessing import MaxAbsScaler
 
     seen = folds != sae.spec.task.fold  # pyright: ignore[reportAttributeAccessIssue]
-    train_codes = _codes(sae, _dense(x, np.flatnonzero(seen))).to_scipy()
+    parts = [sae.encode(torch.from_numpy(rows).to(sae.device)).to("cpu") for rows in _chunks(x, np.flatnonzero(seen))]
+    train_codes = concatenate_codes(parts).to_scipy()
     probe = make_pipeline(MaxAbsScaler(), LogisticRegression(max_iter=200)).fit(train_codes, labels[seen])
     return float(probe.score(held_out.to_scipy(), labels[~seen]))
 
 
-def _codes(sae: SparseAutoencoder, rows: np.ndarray) -> SparseCodes:
-    return concatenate_codes(list(sae.encode_chunks(rows, chunk=CHUNK)))
-
-
-def _dense(x: Any, which: np.ndarray) -> np.ndarray:
-    return (x[which].toarray() if is_sparse(x) else np.asarray(x[which])).astype(np.float32)
+def _chunks(x: Any, which: np.ndarray) -> Iterator[np.ndarray]:
+    """Iterate over some rows, a few dense ones at a time."""
+    size = max(1, min(CHUNK, ENTRIES // x.shape[1]))
+    for start in range(0, len(which), size):
+        rows = x[which[start : start + size]]
+        yield (rows.toarray() if is_sparse(rows) else np.asarray(rows)).astype(np.float32)

@@ -167,18 +167,21 @@ def test_description_length_by_hand():
     """Four rows, three latents: one active on half of the rows, one on a quarter, one on all.
 
     Entropies of the coins: 1, 0.811278, 0 bits. Seven active values, 1, 3, 1, 3, 1, 3, 2, of variance 6/7. Rows have
-    root mean square 1 about their mean; with precision 0.1, a normal number of variance v takes
+    variance 1; with precision 0.1, a normal number of variance v takes
     ½ log₂(17.07947 v / 0.01) bits: 5.2578 for values, 2.0471 for a residual of ±0.1, and none for one of 0.001.
     """
     codes = np.array([[1, 0, 3.0], [3, 0, 1], [0, 0, 3], [0, 1, 2]], np.float32)
     assert np.var(codes[codes != 0]) == pytest.approx(6 / 7)
-    rows = np.array([[6, 4], [4, 4], [6, 2], [4, 2]], np.float32)
     residual = np.array([[0.1, 0.001], [-0.1, 0.001], [0.1, -0.001], [-0.1, 0.001]])
     value = 0.5 * np.log2(17.079468445 * 6 / 7 / 0.01)
     expected = 1 + 0.8112781245 + 7 / 4 * value + 2.0470956
-    found = description_length(SparseCodes.from_dense(torch.from_numpy(codes)), residual, rows, 0.1)
+    found = description_length(
+        SparseCodes.from_dense(torch.from_numpy(codes)), np.square(residual).mean(axis=0), 1.0, 0.1
+    )
     assert found == pytest.approx(expected, abs=1e-5)
-    coarse = description_length(SparseCodes.from_dense(torch.from_numpy(codes)), residual, rows, 0.2)
+    coarse = description_length(
+        SparseCodes.from_dense(torch.from_numpy(codes)), np.square(residual).mean(axis=0), 1.0, 0.2
+    )
     assert coarse == pytest.approx(expected - 7 / 4 - 1, abs=1e-5)  # one bit less for each number that takes any
 
 
