@@ -20,6 +20,7 @@ def fit(
     rows: int = 500_000,
     size: int | None = None,
     model: str | None = None,
+    rate: int | None = None,
     seed: int = 0,
     device: str = "auto",
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
@@ -36,6 +37,7 @@ def fit(
         rows: Rows to train on; more than there are means further epochs.
         size: Images: side of a patch in pixels, whole pictures if it is left out. Signals: samples of a frame, 256.
         model: Text: an encoder whose sentence embeddings are the rows (minilm, a folder, a hub id) instead of tf-idf.
+        rate: Signals: samples per second, where the files do not say it.
         seed: Of the initial weights and of the order of rows.
         device: cpu, cuda, cuda:1, ...; auto is the GPU if there is one.
         dry_run: Say what would happen, and stop.
@@ -53,6 +55,7 @@ def fit(
         rows=rows,
         size=size,
         model=model,
+        rate=rate,
         seed=seed,
         device=device,
     )

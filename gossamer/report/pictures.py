@@ -71,8 +71,11 @@ def _shapes(
         directions = waveforms(sae, rate, order=codes)[0, 0]
     dense, few = sae.decoder.directions().detach().cpu().numpy(), codes.to_dense()[:SHOWN].cpu()
     shown = reconstructions(x[:SHOWN], back[:SHOWN], few, dense, limit=SHOWN, shape=shape, rate=rate)
+    caption = "The directions that are used most, by usage."
+    if isinstance(source, Signals) and source.rate is None:
+        caption += " The sampling rate is not known: a sample counts as a second (gossamer fit has --rate)."
     return (
-        Picture(name="Directions", data=_png(directions), caption="The directions that are used most, by usage."),
+        Picture(name="Directions", data=_png(directions), caption=caption),
         Picture(
             name="Reconstructions",
             data=_png(shown[0, 0]),

@@ -21,7 +21,7 @@ __all__ = ["KINDS", "recipe_for"]
 WORDS = Words(min_df=5, max_df=0.5, max_features=30_000)
 
 
-def _images(paths: tuple[str, ...], size: int | None, model: str | None) -> SourceSpec:
+def _images(paths: tuple[str, ...], size: int | None, model: str | None, rate: int | None) -> SourceSpec:
     """Whole pictures if they have one size and none is given; else patches, less their means."""
     if size is None:
         return ImagesSpec(paths=paths)
@@ -29,26 +29,26 @@ def _images(paths: tuple[str, ...], size: int | None, model: str | None) -> Sour
     return ImagesSpec(paths=paths, patches=Patches(size=size, stride=stride, normalization="mean"))
 
 
-def _signals(paths: tuple[str, ...], size: int | None, model: str | None) -> SourceSpec:
+def _signals(paths: tuple[str, ...], size: int | None, model: str | None, rate: int | None) -> SourceSpec:
     """Frames that overlap by half, less their means."""
     length = size or 256
     frames = Frames(length=length, hop=max(1, length // 2), window="hann", normalization="mean")
-    return SignalsSpec(paths=paths, frames=frames)
+    return SignalsSpec(paths=paths, frames=frames, file_rate=rate)
 
 
-def _text(paths: tuple[str, ...], size: int | None, model: str | None) -> SourceSpec:
+def _text(paths: tuple[str, ...], size: int | None, model: str | None, rate: int | None) -> SourceSpec:
     """Words by tf-idf, or the embeddings of a model."""
     if model is None:
         return DocumentsSpec(paths=paths, words=WORDS)
     return EmbeddingsSpec(paths=paths, model=model)
 
 
-def _table(paths: tuple[str, ...], size: int | None, model: str | None) -> SourceSpec:
+def _table(paths: tuple[str, ...], size: int | None, model: str | None, rate: int | None) -> SourceSpec:
     """Columns, standardized, categories one-hot."""
     return TableSpec(paths=paths)
 
 
-KINDS: dict[str, Callable[[tuple[str, ...], int | None, str | None], SourceSpec]] = {
+KINDS: dict[str, Callable[[tuple[str, ...], int | None, str | None, int | None], SourceSpec]] = {
     "images": _images,
     "signals": _signals,
     "text": _text,
@@ -67,6 +67,7 @@ def recipe_for(
     rows: int = 500_000,
     size: int | None = None,
     model: str | None = None,
+    rate: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Recipe:
@@ -74,6 +75,7 @@ def recipe_for(
 
     size: pixels on a side of patches of images (None: whole pictures), or samples of a frame of signals (None: 256).
     model: for text, a Hugging Face encoder whose sentence embeddings are the rows, instead of tf-idf.
+    rate: samples per second of signals whose files do not say it.
 
     Raises ValueError for an unknown kind, or for an option that says nothing of it.
     """
@@ -81,12 +83,13 @@ def recipe_for(
         raise ValueError(f"unknown kind {kind!r}; {nearest(kind, KINDS)}")
     if not paths:
         raise ValueError(f"name the files or folders of the {kind}")
-    for name, value, kinds in (("size", size, ("images", "signals")), ("model", model, ("text",))):
+    options = (("size", size, ("images", "signals")), ("model", model, ("text",)), ("rate", rate, ("signals",)))
+    for name, value, kinds in options:
         if value is not None and kind not in kinds:
             raise ValueError(f"{name} is for {' and '.join(kinds)}, not for kind {kind!r}")
     return Recipe(
         out=out,
         preset=(PresetSpec(name=preset, latents=latents, l0=l0),),
-        source=KINDS[kind](tuple(paths), size, model),
+        source=KINDS[kind](tuple(paths), size, model, rate),
         train=TrainSpec(rows=rows, batch=512, seed=seed, device=device),
     )

@@ -105,6 +105,11 @@ def test_a_sound_goes_the_same_ways(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert np.array_equal(before, after) is exact
     assert said(capsys, "denoise", files[0], "--model", run, "-o", tmp_path / "clean.wav")[0] == 0
     assert wavfile.read(tmp_path / "clean.wav")[1].shape == before.shape
+    np.save(tmp_path / "bare.npy", before.astype(np.float32))
+    bare = ("fit", "signals", tmp_path / "bare.npy", "--rows", 2_000, "--latents", 32, "--l0", 4)
+    for name, options, unknown in (("without", (), True), ("with", ("--rate", 8000), False)):
+        assert said(capsys, *bare, *options, "-o", tmp_path / name)[0] == 0
+        assert ("sampling rate is not known" in (tmp_path / name / "report.html").read_text()) is unknown
     code, text = said(capsys, "compress", PHOTOGRAPH, "--model", run, "--ratio", 4, "-o", tmp_path / "y.gsm")
     assert code == 2
     assert "is a picture, and the run was trained on sounds" in text
@@ -161,6 +166,7 @@ def test_mistakes_cost_a_sentence(photographs: Path, tmp_path: Path, capsys: pyt
     for arguments, sentence in [
         (("fit", "images", tmp_path / "nowhere", "-o", tmp_path / "a"), "nowhere"),
         (("fit", "table", "x.csv", "--size", 3, "-o", tmp_path / "a"), "size is for images and signals"),
+        (("fit", "text", "x.txt", "--rate", 3, "-o", tmp_path / "a"), "rate is for signals"),
         (("fit", "images", photographs / "all", "-o", photographs / "run"), "already holds a run"),
         (("fit", "images", photographs / "all", "--preset", "topq", "-o", tmp_path / "a"), "topk"),
         (("denoise", tmp_path / "none.png", "--model", photographs / "run", "-o", tmp_path / "b.png"), "none.png"),
