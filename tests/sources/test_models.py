@@ -92,10 +92,11 @@ class TestLoading:
             ("GPT2LMHeadModel", "GPT2LMHeadModel"),
             ("GPT2Model", "GPT2Model"),
             ("BertModel", "BertModel"),
-            ("T5ForConditionalGeneration", "T5Model"),
+            ("T5ForConditionalGeneration", "T5ForConditionalGeneration"),
+            ("T5Model", "T5Model"),
         ],
     )
-    def test_a_causal_model_keeps_its_head_and_others_are_bare(self, save: Callable, saved: str, expected: str):
+    def test_a_model_that_writes_keeps_its_head_and_others_are_bare(self, save: Callable, saved: str, expected: str):
         folder = save(saved)
         loaded = load_model(str(folder), dtype="float32")
         assert type(loaded.model).__name__ == expected
@@ -103,6 +104,7 @@ class TestLoading:
         assert not loaded.model.training
         assert not any(weight.requires_grad for weight in loaded.model.parameters())
         assert loaded.tokenizer("text").input_ids == [3]
+        assert loaded.features is None
 
     @pytest.mark.parametrize(
         ("dtype", "fast", "expected"),
