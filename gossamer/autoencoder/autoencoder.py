@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gossamer import kernels
 from gossamer.autoencoder import (  # noqa: F401 - all parts, so that files may name them
     archetypal,
+    attention,
     cross_layer,
     decoders,
     encoders,
@@ -24,6 +25,7 @@ from gossamer.autoencoder.decoders import Decoder
 from gossamer.autoencoder.encoders import Encoder
 from gossamer.autoencoder.penalties import Penalty
 from gossamer.autoencoder.pre_activations import PreActivations
+from gossamer.autoencoder.provenance import Provenance
 from gossamer.autoencoder.reconstruction import Reconstruction, SquaredError
 from gossamer.autoencoder.scaling import MeanScale, Scaler, Scaling
 from gossamer.autoencoder.sparsity import Sparsity
@@ -110,7 +112,11 @@ class SparseAutoencoder(nn.Module):
 
     Rows are `(rows, input_width)` floating-point tensors; encoding a row never depends on the others. Codes are in
     the input's units: with a linear decoder, x̂ = Σ z_i d_i plus a constant row, d_i the rows of `decoder.directions()`.
+
+    provenance: where it comes from, if that is known; saved and loaded with it.
     """
+
+    provenance: Provenance = Provenance()
 
     def __init__(self, spec: AutoencoderSpec) -> None:
         super().__init__()
@@ -287,6 +293,7 @@ def with_l0(sae: SparseAutoencoder, l0: int) -> SparseAutoencoder:
     """
     other = SparseAutoencoder(sae.spec.replace(sparsity=sae.spec.sparsity.with_l0(l0))).to(sae.decoder.bias)
     other.load_state_dict(sae.state_dict())
+    other.provenance = sae.provenance
     return other.train(sae.training)
 
 

@@ -1,23 +1,34 @@
-"""An autoencoder as a folder (`spec.json`, `weights.safetensors`), codes as one safetensors file.
+"""An autoencoder as a folder (`spec.json`, `weights.safetensors`, `provenance.json`), codes as one safetensors file.
 
-No pickle; written whole or not at all.
+No pickle; written whole or not at all. Files of other libraries are read by the room `interop`.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
+from gossamer.autoencoder.provenance import Provenance
 from gossamer.codes import SparseCodes, require_valid
+from gossamer.spec import Spec
 from gossamer.storage import read_tensors, replace_file, replace_folder, write_tensors
 
-__all__ = ["SPEC", "load", "load_codes", "save", "save_codes"]
+__all__ = ["FILES", "SPEC", "WEIGHTS", "assemble", "load", "load_codes", "save", "save_codes", "write_into"]
 
-SPEC, WEIGHTS = "spec.json", "weights.safetensors"
-CODES = "gossamer.codes.1"
+SPEC, WEIGHTS, PROVENANCE = "spec.json", "weights.safetensors", "provenance.json"
+
+Known = TypeVar("Known", bound=Spec)
+
+FILES = frozenset({SPEC, WEIGHTS, PROVENANCE})
+"""What the folder of an autoencoder consists of; the last one is absent if nothing is known."""
+
+FORMAT, CODES = "gossamer.autoencoder.1", "gossamer.codes.1"
 
 
 def save(sae: SparseAutoencoder, folder: str | Path) -> None:
@@ -31,16 +42,21 @@ def save(sae: SparseAutoencoder, folder: str | Path) -> None:
     """
     folder = Path(folder)
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or (SPEC not in present and present - {WEIGHTS}):
+    if folder.is_file() or (SPEC not in present and present - FILES):
         raise ValueError(f"{folder} holds something else than an autoencoder; choose another folder")
-    folded = copy.deepcopy(sae)
-    folded.fold()
+    replace_folder(folder, lambda temporary: write_into(temporary, sae))
 
-    def write(temporary: Path) -> None:
-        (temporary / SPEC).write_text(sae.spec.to_json(), encoding="utf-8")
-        write_tensors(temporary / WEIGHTS, folded.state_dict(), {"format": "gossamer.autoencoder.1"})
 
-    replace_folder(folder, write)
+def write_into(folder: Path, sae: SparseAutoencoder) -> None:
+    """Write the files of an autoencoder into an empty folder."""
+    folded = sae
+    if not _is_folded(sae):
+        folded = copy.deepcopy(sae)
+        folded.fold()
+    (folder / SPEC).write_text(sae.spec.to_json(), encoding="utf-8")
+    write_tensors(folder / WEIGHTS, folded.state_dict(), {"format": FORMAT})
+    if sae.provenance != Provenance():
+        (folder / PROVENANCE).write_text(sae.provenance.to_json(), encoding="utf-8")
 
 
 def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
@@ -50,17 +66,36 @@ def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
     match its spec.
     """
     place = _find(Path(folder))
-    try:
-        spec = AutoencoderSpec.from_json((place / SPEC).read_text(encoding="utf-8"))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{place / SPEC} is damaged or of another version: {error}") from error
+    spec = _read_spec(AutoencoderSpec, place / SPEC)
     tensors, _ = read_tensors(place / WEIGHTS, device=str(device))
-    sae = spec.build().to(device)
+    try:
+        sae = assemble(spec, tensors)
+    except ValueError as error:
+        raise ValueError(f"{place / WEIGHTS} does not match {SPEC}: {error}") from error
+    if (place / PROVENANCE).is_file():
+        sae.provenance = _read_spec(Provenance, place / PROVENANCE)
+    return sae
+
+
+def assemble(spec: AutoencoderSpec, tensors: Mapping[str, Tensor]) -> SparseAutoencoder:
+    """Return the autoencoder whose state is these tensors, which it holds as they are: nothing is copied or drawn.
+
+    Scalings that are left out scale nothing. Raises ValueError for tensors that are missing, too many, of another shape
+    or not all of one floating dtype.
+    """
+    with torch.device("meta"):
+        sae = SparseAutoencoder(spec)
+    bias = tensors.get("decoder.bias")
+    dtype = torch.float32 if bias is None else bias.dtype
+    state = {**_neutral_scaling(spec, sae, dtype, "cpu" if bias is None else bias.device), **tensors}
     expected = {name: tuple(t.shape) for name, t in sae.state_dict().items()}
-    given = {name: tuple(t.shape) for name, t in tensors.items()}
+    given = {name: tuple(t.shape) for name, t in state.items()}
     if given != expected:
-        raise ValueError(f"{place / WEIGHTS} does not match {SPEC}: it holds {given}, expected {expected}")
-    sae.to(tensors["decoder.bias"].dtype).load_state_dict(tensors)
+        raise ValueError(f"it holds {given}, expected {expected}")
+    dtypes = {str(t.dtype) for t in state.values()}
+    if len(dtypes) > 1 or not dtype.is_floating_point:
+        raise ValueError(f"weights are numbers of one floating dtype, got {', '.join(sorted(dtypes))}")
+    sae.load_state_dict(state, assign=True)
     return sae.eval()
 
 
@@ -113,3 +148,31 @@ def _find(folder: Path) -> Path:
         f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}; "
         f"if it is a run that was stopped, go on with it: gossamer train --resume {folder}"
     )
+
+
+def _read_spec(kind: type[Known], path: Path) -> Known:
+    try:
+        return kind.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}") from error
+
+
+def _is_folded(sae: SparseAutoencoder) -> bool:
+    """Say whether the weights act on rows in the input's own units already."""
+    neutral = _neutral_scaling(sae.spec, sae, sae.decoder.bias.dtype, sae.device)
+    state = sae.state_dict()
+    return not sae.scaler.folds or all(torch.equal(state[name], tensor) for name, tensor in neutral.items())
+
+
+def _neutral_scaling(
+    spec: AutoencoderSpec, sae: SparseAutoencoder, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Tensor]:
+    """Return the state of scalings that scale nothing, by its names in the autoencoder's state."""
+    scalers: dict[str, nn.Module] = {"scaler": spec.scaling.build(input_width=spec.input_width)}
+    if sae.target_scaler is not None:
+        scalers["target_scaler"] = spec.scaling.build(input_width=spec.output_width)
+    return {
+        f"{name}.{own}": tensor.to(device, dtype)
+        for name, scaler in scalers.items()
+        for own, tensor in scaler.state_dict().items()
+    }
