@@ -12,7 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 
 import gossamer
 from gossamer.spec import Spec
@@ -21,6 +20,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gossamer"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+SAFE_LOAD = "torch.load(path, map_location='cpu', weights_only=True, mmap=True)"
+"""The one call of torch.load there is: it reads tensors and plain values, and runs nothing."""
+
 FUNCTIONS = [
     (path, node)
     for path, tree in TREES.items()
@@ -111,7 +113,8 @@ def test_no_pickle_is_ever_loaded():
             if isinstance(node, ast.Import):
                 assert not names & {alias.name.split(".")[0] for alias in node.names}, place(path, node)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                pytest.fail(f"torch.load in {place(path, node)}")
+                assert path == PACKAGE / "interop" / "torch_files.py", f"torch.load in {place(path, node)}"
+                assert ast.unparse(node) == SAFE_LOAD, place(path, node)
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
                 assert "allow_pickle=False" in ast.unparse(node), place(path, node)
 

@@ -1,9 +1,9 @@
 """What the scripts of all peers share; numpy and torch only, for they run in environments of their own.
 
-`python with_PEER.py make ROWS.npy FOLDER` lets a library save one small model of each of its classes as `FOLDER/case/`, and
-writes what it makes of the rows beside it, `FOLDER/case.npz`: `codes` `(rows, latents)` and `reconstruction`
-`(rows, width)`. `python with_PEER.py read ROWS.npy FOLDER` lets it load every folder in FOLDER, which we wrote, and writes
-the same. Weights come from numpy's generator, so that they are the same everywhere.
+`python with_PEER.py make ROWS.npy FOLDER` lets a library save one small model of each of its classes as `FOLDER/case/`,
+and writes what it makes of the rows beside it, `FOLDER/case.npz`: `codes` `(rows, latents)` and `reconstruction`
+`(rows, width)`. `python with_PEER.py read ROWS.npy FOLDER` lets it load every folder in FOLDER, which we wrote, and
+writes the same. Weights come from numpy's generator, so that they are the same everywhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Our side of the exchange: the rows, and a peer's script run in its environment.
 
-`python tests/interop/peers/fixtures.py` lets every peer save its models anew, and keeps them in `tests/interop/fixtures`
+`python tests/interop/peers/fixtures.py` lets every peer save its models anew, and keeps them in the folder `fixtures`
 with what the peer makes of `KEPT` of the rows. `make test-interop` does the same in a temporary folder, with all rows.
 """
 
