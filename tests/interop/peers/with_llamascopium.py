@@ -1,7 +1,8 @@
 """Small models of llamascopium's dictionaries, saved by its own `save_pretrained`, and what it makes of rows.
 
 A crosscoder and a cross-layer transcoder read two sites of half the width, side by side; their codes are put side by
-side, too.
+side, too. Where it chooses the k largest by what they add to the reconstruction, codes are given in that measure:
+multiplied with the decoder's norms, as it multiplies them before it chooses.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def run_of(model: SparseDictionary, sites: tuple[str, ...], targets: tuple[str, 
         x, encoder, decoder = model.prepare_input(batch)
         codes = model.encode(x, **encoder)
         out = model.decode(codes, **decoder)
+        if model.cfg.act_fn in ("topk", "layertopk") and model.cfg.sparsity_include_decoder_norm:
+            of_layers = isinstance(model, CrossLayerTranscoder)
+            codes = codes * (model.decoder_norm_per_feature() if of_layers else model.decoder_norm())
         if isinstance(model, CrossLayerTranscoder):
             out = out.transpose(0, 1)
         given = [out] if len(targets) == 1 else list(out.unbind(dim=1))

@@ -1,0 +1,87 @@
+"""Models that other libraries made themselves give the same codes and reconstructions here, and ours give them there.
+
+The fixtures were made by `peers/fixtures.py`: each library saved small models of its classes with its own functions,
+and said what it makes of 50 random and 50 real rows. `make test-interop` lets them do it again, on 1,000 of each.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.interop.format import format_of, formats
+
+PEERS = Path(__file__).parent / "peers"
+FIXTURES = Path(__file__).parent / "fixtures"
+CASES = sorted((path.parent.name, path.stem) for path in FIXTURES.glob("*/*.npz"))
+LIVE = pytest.mark.skipif(
+    not os.environ.get("GOSSAMER_PEERS"), reason="other libraries are asked by: make test-interop"
+)
+
+REFUSED = {
+    ("llamascopium", "batch_topk"): "the whole batch",
+    ("llamascopium", "glu"): "second encoder",
+    ("saelens", "matching_pursuit"): "matching_pursuit",
+}
+"""What other libraries have and cannot be computed here, and the word that says so."""
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PEERS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+exchange = _load("fixtures")
+
+
+@pytest.fixture(scope="module")
+def rows() -> Tensor:
+    """All rows of the exchange, `(2000, 32)`."""
+    pytest.importorskip("sklearn")
+    return torch.from_numpy(exchange.exchange_rows())
+
+
+def place_of(folder: Path) -> Path:
+    """Return where in a case's folder the model is."""
+    inner = [path for path in folder.rglob("*") if path.is_file()]
+    return inner[0] if inner[0].suffix == ".pt" and len(inner) == 1 else inner[0].parent
+
+
+def require_same(sae: SparseAutoencoder, case: str, rows: Tensor, expected: Path) -> None:
+    """Assert codes and reconstructions equal to 1e-5."""
+    with np.load(expected, allow_pickle=False) as file:
+        codes, reconstruction = (torch.from_numpy(file[name]) for name in ("codes", "reconstruction"))
+    with torch.no_grad():
+        out = sae(rows)
+    found = out.codes.to_dense()
+    if case == "crosscoder":  # one code for all sites, which llamascopium repeats for each
+        found = found.repeat(1, 2)
+    torch.testing.assert_close(found, codes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out.reconstruction, reconstruction, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("peer", "case"), CASES)
+def test_a_model_of_another_library_gives_the_same_here(peer: str, case: str, rows: Tensor):
+    place = place_of(FIXTURES / peer / case)
+    if (peer, case) in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[peer, case]):
+            format_of(peer).read(place)
+        return
+    require_same(format_of(peer).read(place).sae, case, rows[exchange.KEPT], FIXTURES / peer / f"{case}.npz")
+
+
+@pytest.mark.parametrize(("peer", "case"), CASES)
+def test_a_model_is_recognized_by_its_own_format_alone(peer: str, case: str):
+    place = place_of(FIXTURES / peer / case)
+    assert [name for name, known in formats().items() if known.recognizes(place)] == [peer]
