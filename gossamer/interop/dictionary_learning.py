@@ -21,7 +21,7 @@ from gossamer.autoencoder.provenance import Provenance
 from gossamer.autoencoder.sparsity import BatchTopK, Gated, ReLU, Sparsity, Threshold, TopK
 from gossamer.interop.affine import AffineParts, assembled
 from gossamer.interop.format import Format, Loaded
-from gossamer.interop.tensors import Config, require_finite, require_tensors
+from gossamer.interop.tensors import Config, naming, require_finite, require_tensors
 from gossamer.interop.torch_files import read_torch_file
 from gossamer.spec import nearest
 
@@ -133,7 +133,10 @@ class DictionaryLearning(Format):
         parts, notes = kind.names.parts(tensors), ()
         if trainer.text("dict_class") == "AutoEncoder":
             parts, notes = _normalized(parts)
-        sae = assembled(parts, name=trainer.text("dict_class"), sparsity=rule, thresholds=own, encoder=kind.encoder)
+        with naming(folder):
+            name = trainer.text("dict_class")
+            sae = assembled(parts, name=name, sparsity=rule, thresholds=own, encoder=kind.encoder)
+        require_finite(sae.state_dict(), folder)  # what was multiplied may have become too large
         sae.provenance = _provenance(config, tensors)
         return Loaded(sae, notes)
 

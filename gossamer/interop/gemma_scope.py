@@ -22,7 +22,7 @@ from gossamer.autoencoder.tasks import Reconstruct, Transcode
 from gossamer.interop.affine import AffineParts, assembled
 from gossamer.interop.format import Format, Loaded
 from gossamer.interop.npz import Arrays
-from gossamer.interop.tensors import Config, require_finite, require_tensors
+from gossamer.interop.tensors import Config, naming, require_finite, require_tensors
 from gossamer.storage import read_tensors
 
 __all__ = ["FORMAT", "GemmaScope", "read"]
@@ -52,19 +52,20 @@ class GemmaScope(Format):
         site, target = _sites(config, folder)
         width = tensors["w_dec"].shape[1]
         skip = tensors.get("affine_skip_connection")
-        sae = assembled(
-            AffineParts(
-                encoder=tensors["w_enc"].T,
-                encoder_bias=tensors["b_enc"],
-                decoder=tensors["w_dec"],
-                decoder_bias=tensors["b_dec"],
-                skip=None if skip is None else skip.T,
-            ),
-            name="transcoder" if target else "jumprelu",
-            sparsity=Threshold(),
-            thresholds={"threshold": tensors["threshold"].clamp_min(0)},  # only what is positive counts
-            task=Transcode(site=site, target=target, width=width) if target else Reconstruct(),
-        )
+        with naming(folder):
+            sae = assembled(
+                AffineParts(
+                    encoder=tensors["w_enc"].T,
+                    encoder_bias=tensors["b_enc"],
+                    decoder=tensors["w_dec"],
+                    decoder_bias=tensors["b_dec"],
+                    skip=None if skip is None else skip.T,
+                ),
+                name="transcoder" if target else "jumprelu",
+                sparsity=Threshold(),
+                thresholds={"threshold": tensors["threshold"].clamp_min(0)},  # only what is positive counts
+                task=Transcode(site=site, target=target, width=width) if target else Reconstruct(),
+            )
         sae.provenance = _provenance(config, folder, site, target)
         return Loaded(sae)
 

@@ -31,7 +31,7 @@ from gossamer.autoencoder.sparsity import ReLU, Sparsity, Threshold, TopK
 from gossamer.autoencoder.tasks import Crosscode, CrossLayer, Reconstruct, Transcode
 from gossamer.interop.affine import AffineParts, assembled
 from gossamer.interop.format import Format, Loaded
-from gossamer.interop.tensors import Config, require_finite, require_tensors, same_dtype
+from gossamer.interop.tensors import Config, naming, require_finite, require_tensors, same_dtype
 from gossamer.interop.torch_files import read_torch_file
 from gossamer.spec import nearest
 from gossamer.storage import read_tensors
@@ -70,7 +70,10 @@ class Llamascopium(Format):
         if kind not in _KINDS:
             reason = f": {REFUSED[kind]}" if kind in REFUSED else f"; {nearest(kind, _KINDS)}"
             raise ValueError(f"{config.path}: a dictionary of sae_type {kind!r} cannot be computed here{reason}")
-        return _KINDS[kind](_Stored(config, folder))
+        with naming(folder):
+            loaded = _KINDS[kind](_Stored(config, folder))
+        require_finite(loaded.sae.state_dict(), folder)  # what was multiplied may have become too large
+        return loaded
 
 
 class _Stored:

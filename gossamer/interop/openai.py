@@ -22,7 +22,7 @@ from gossamer.autoencoder.scaling import Unscaled
 from gossamer.autoencoder.sparsity import Identity, LinearTopK, ReLU, Sparsity, TopK
 from gossamer.interop.affine import AffineParts, assembled
 from gossamer.interop.format import Format, Loaded
-from gossamer.interop.tensors import require_finite, require_tensors
+from gossamer.interop.tensors import naming, require_finite, require_tensors
 from gossamer.interop.torch_files import is_torch_file, read_torch_file
 from gossamer.spec import nearest
 
@@ -66,18 +66,19 @@ class OpenAI(Format):
         weights = {name: tensors[name] for name in WEIGHTS}
         require_finite(weights, path)
         activation = state.get("activation", "ReLU")
-        sae = assembled(
-            AffineParts(
-                encoder=weights["encoder.weight"],
-                encoder_bias=weights["latent_bias"],
-                decoder=weights["decoder.weight"].T,
-                decoder_bias=weights["pre_bias"],
-            ),
-            name="topk" if activation == "TopK" else "autoencoder",
-            sparsity=_sparsity(state, latents, path),
-            encoder=Centered(),
-            scaling=LayerNorm() if activation == "TopK" else Unscaled(),
-        )
+        with naming(path):
+            sae = assembled(
+                AffineParts(
+                    encoder=weights["encoder.weight"],
+                    encoder_bias=weights["latent_bias"],
+                    decoder=weights["decoder.weight"].T,
+                    decoder_bias=weights["pre_bias"],
+                ),
+                name="topk" if activation == "TopK" else "autoencoder",
+                sparsity=_sparsity(state, latents, path),
+                encoder=Centered(),
+                scaling=LayerNorm() if activation == "TopK" else Unscaled(),
+            )
         plain = {name: value for name, value in state.items() if name.startswith("activation")}
         other = {name: json.dumps(value) for name, value in plain.items()}
         sae.provenance = Provenance(version="openai/sparse_autoencoder", other=other)

@@ -7,7 +7,8 @@ safetensors bring their own reader, and check with the same functions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from gossamer.spec import nearest
 
-__all__ = ["FLOATS", "Config", "require_finite", "require_tensors", "same_dtype"]
+__all__ = ["FLOATS", "Config", "naming", "require_finite", "require_tensors", "same_dtype"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored as."""
@@ -141,6 +142,17 @@ def require_finite(tensors: Mapping[str, Tensor], place: Path) -> None:
             low, high = tensor.aminmax()  # NaN passes through both
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise ValueError(f"{place}: {name} holds NaN or infinite numbers; the file is damaged")
+
+
+@contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """Let a ValueError say which file or folder it is about, such as one of parts that cannot work together."""
+    try:
+        yield
+    except ValueError as error:
+        if str(place) in str(error):
+            raise
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _names() -> str:
