@@ -1,4 +1,4 @@
-"""train: the one loop, for one autoencoder or a list of them that share every batch."""
+"""train: the one loop, for one model or a list of them that share every batch: autoencoders, or transformers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from torch import Tensor
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
-from gossamer.autoencoder.files import SPEC
-from gossamer.autoencoder.initialise import start_from_data
 from gossamer.kernels.sharing import shared_inputs
 from gossamer.kernels.threads import one_thread
 from gossamer.sources.source import Batch, Feed, Source, SourceSpec
@@ -26,11 +24,13 @@ from gossamer.training import checkpoint as checkpoints
 from gossamer.training.checkpoint import Checkpoint
 from gossamer.training.devices import resolve_device
 from gossamer.training.interrupt import Interrupted, StopRequest
+from gossamer.training.learner import Learner
+from gossamer.training.learners import learner_of, require
 from gossamer.training.metrics import MetricsLog, Progress
 from gossamer.training.plan import Plan, make_plan
-from gossamer.training.run import PythonSource, Run, RunSpec, autoencoder_folders, differences
+from gossamer.training.run import Model, PythonSource, Run, RunSpec, differences
 from gossamer.training.spec import TrainSpec, derive
-from gossamer.training.trainee import Trainee
+from gossamer.transformer.model import Transformer
 from gossamer.version import VERSION
 
 __all__ = ["DivergedError", "Watch", "plan", "require_unused", "train"]
@@ -51,7 +51,7 @@ class DivergedError(FloatingPointError):
 
 
 def train(
-    autoencoders: SparseAutoencoder | Sequence[SparseAutoencoder],
+    models: Model | Sequence[Model],
     source: Source,
     spec: TrainSpec | None = None,
     *,
@@ -61,7 +61,7 @@ def train(
     watch: Watch | None = None,
     quiet: bool = False,
 ) -> Run:
-    """Train autoencoders on a source and return the run; the autoencoders are trained in place.
+    """Train autoencoders, or transformers, on a source and return the run; the models are trained in place.
 
     All of them see the same batches, so that a sweep pays for its rows once. With `out`, the folder receives
     run.toml, metrics.jsonl, checkpoints/ and at the end sae/; without it nothing is kept.
@@ -83,7 +83,7 @@ def train(
     if watch is not None and out is not None:
         raise ValueError("a run that is watched keeps no folder; leave out either `watch` or `out`")
     with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
-        session = _prepare(autoencoders, source, spec, described, out=out, resume=resume)
+        session = _prepare(models, source, spec, described, out=out, resume=resume)
         if isinstance(session, Run):
             _say(f"{session.folder} is finished; nothing to do", quiet=quiet)
             return session
@@ -97,7 +97,7 @@ def train(
 
 
 def plan(
-    autoencoders: SparseAutoencoder | Sequence[SparseAutoencoder],
+    models: Model | Sequence[Model],
     source: Source,
     spec: TrainSpec | None = None,
     *,
@@ -106,7 +106,7 @@ def plan(
     """Return what `train` would do with these arguments, without doing it (`--dry-run`)."""
     spec = spec or TrainSpec()
     with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
-        session = _prepare(autoencoders, source, spec, None, out=out, resume=False)
+        session = _prepare(models, source, spec, None, out=out, resume=False)
         assert isinstance(session, _Session)
         return session.plan()
 
@@ -117,7 +117,7 @@ class _Session:
 
     run: RunSpec
     source: Source
-    trainees: list[Trainee]
+    learners: list[Learner]
     feed: Feed
     folder: Path | None
     device: torch.device
@@ -155,9 +155,9 @@ class _Session:
             while self.step < end:
                 batch = self.feed.next()
                 rows = _on_device(batch, self.device)
-                with shared_inputs() if len(self.trainees) > 1 else nullcontext():
-                    for trainee in self.trainees:
-                        trainee.step(rows, self.step)
+                with shared_inputs() if len(self.learners) > 1 else nullcontext():
+                    for learner in self.learners:
+                        learner.step(rows, self.step)
                 self.step += 1
                 last = self.step == end
                 figures = self._log(began) if self.step % spec.log_every == 0 or last else None
@@ -170,14 +170,12 @@ class _Session:
                     raise Interrupted(self._stopped(stop.signal), stop.signal)
 
     def finish(self, *, quiet: bool) -> Run:
-        """Fold the scaling into the weights and write the autoencoders; quiet: somebody else tells of a missed L0."""
-        for trainee in self.trainees:
-            trainee.optimizer.clear()
-            if trainee.verdict():
-                _say(trainee.verdict(), quiet=quiet)
-            trainee.sae.fold()
-            trainee.sae.eval()
-        run = Run(self.folder, tuple(trainee.sae for trainee in self.trainees))
+        """Write the models, as they are to be used; quiet: somebody else tells of a missed L0."""
+        for learner in self.learners:
+            if learner.verdict():
+                _say(learner.verdict(), quiet=quiet)
+            learner.finish()
+        run = Run.of(self.folder, [learner.model for learner in self.learners])
         run.save()
         return run
 
@@ -185,19 +183,18 @@ class _Session:
         """Return the plan, measured."""
         sample = self.feed.sample(self.run.train.batch)
         with torch.random.fork_rng(devices=_cuda_devices(self.device)):  # a step that is timed may draw numbers, too
-            return make_plan(self.source, self.trainees, sample, self.run.train, self.folder, done=self.step)
+            return make_plan(self.source, self.learners, sample, self.run.train, self.folder, done=self.step)
 
     def _start_from_data(self) -> None:
         sample = self.source.measured_on(self.feed.sample(SAMPLE_ROWS))
         rows = _on_device(sample, self.device)
-        for trainee in self.trainees:
-            start_from_data(trainee.sae, *trainee.sae.spec.task.rows(rows))
+        for learner in self.learners:
+            learner.start(rows)
 
     def _is_small(self) -> bool:
         """Say whether a step is so little work that several threads would only wait for each other."""
-        sizes = [trainee.sae.spec for trainee in self.trainees]
-        widest = max(spec.latents * max(spec.input_width, spec.output_width) for spec in sizes)
-        return self.device.type == "cpu" and self.run.train.batch * widest < SMALL
+        largest = max(learner.largest_product for learner in self.learners)
+        return self.device.type == "cpu" and self.run.train.batch * largest < SMALL
 
     def _wind_down(self) -> int:
         """Let the learning rates fall from here on; return the step where the run ends.
@@ -205,20 +202,20 @@ class _Session:
         Where an L0 is steered to, all steps are needed: the path that leads to it is as long as the run.
         """
         steps = self.run.train.steps
-        if any(trainee.control is not None for trainee in self.trainees):
+        if any(learner.steered for learner in self.learners):
             return steps
-        end = min(steps, self.step + max(trainee.derived.decay_steps for trainee in self.trainees))
-        for trainee in self.trainees:
-            trainee.end = end
+        end = min(steps, self.step + max(learner.derived.decay_steps for learner in self.learners))
+        for learner in self.learners:
+            learner.end = end
         return end
 
     def _log(self, began: float) -> list[dict[str, float]]:
         """Write a line per model, and return their figures."""
         self._require_finite()
         figures = []
-        for number, trainee in enumerate(self.trainees):
-            values = trainee.log(last=self.step == self.run.train.steps)
-            rate = trainee.derived.learning_rate_at(self.step - 1, trainee.end)
+        for number, learner in enumerate(self.learners):
+            values = learner.log(last=self.step == self.run.train.steps)
+            rate = learner.derived.learning_rate_at(self.step - 1, learner.end)
             record = {"step": self.step, "rows": self.step * self.run.train.batch, "model": number}
             timing = {"seconds": round(time.monotonic() - began, 3)}
             self.log.write({**record, "learning_rate": rate, **values, **timing})
@@ -226,15 +223,15 @@ class _Session:
         return figures
 
     def _require_finite(self) -> None:
-        for number, trainee in enumerate(self.trainees):
-            bad = int(trainee.first_bad_step)
+        for number, learner in enumerate(self.learners):
+            bad = int(learner.first_bad_step)
             if bad >= 0:
                 batch = self.run.train.batch
                 place = checkpoints.newest(self.folder) if self.folder else None
                 raise DivergedError(
-                    f"the loss of model {number} ({trainee.sae.spec.name}) stopped being finite in batch {bad:,} "
+                    f"the loss of model {number} ({learner.name}) stopped being finite in batch {bad:,} "
                     f"(rows {bad * batch:,} to {(bad + 1) * batch:,} of the run); the learning rate was "
-                    f"{trainee.derived.learning_rate:.2g}: try a third of it. "
+                    f"{learner.derived.learning_rate:.2g}: try a third of it. "
                     f"The last good checkpoint is {place or 'none'}"
                 )
 
@@ -248,8 +245,8 @@ class _Session:
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         tensors |= {f"feed.{name}": t for name, t in self.feed.state_dict().items()}
-        for number, trainee in enumerate(self.trainees):
-            tensors |= {f"{number}.{name}": t for name, t in trainee.state_dict().items()}
+        for number, learner in enumerate(self.learners):
+            tensors |= {f"{number}.{name}": t for name, t in learner.state_dict().items()}
         checkpoints.write(self.folder, Checkpoint(self.step, self.log.bytes, tensors))
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -258,8 +255,8 @@ class _Session:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(saved.tensors["rng.cuda"], self.device)
         self.feed.load_state_dict(saved.part("feed"))
-        for number, trainee in enumerate(self.trainees):
-            trainee.load_state_dict(saved.part(str(number)))
+        for number, learner in enumerate(self.learners):
+            learner.load_state_dict(saved.part(str(number)))
 
     def _stopped(self, number: int) -> str:
         name = signal.Signals(number).name
@@ -272,7 +269,7 @@ class _Session:
 
 
 def _prepare(
-    autoencoders: SparseAutoencoder | Sequence[SparseAutoencoder],
+    models: Model | Sequence[Model],
     source: Source,
     spec: TrainSpec,
     described: SourceSpec | None,
@@ -281,37 +278,38 @@ def _prepare(
     resume: bool,
 ) -> _Session | Run:
     """Check everything that can be wrong, and set up a session; or open the run that is finished already."""
-    saes = [autoencoders] if isinstance(autoencoders, SparseAutoencoder) else list(autoencoders)
-    if not saes:
+    listed = [models] if isinstance(models, SparseAutoencoder | Transformer) else list(models)
+    if not listed:
         raise ValueError("no autoencoder to train")
-    if len({id(sae) for sae in saes}) < len(saes):
+    if len({id(model) for model in listed}) < len(listed):
         raise ValueError("the same autoencoder is in the list twice; build each with a seed of its own")
-    for sae in saes:
-        source.require(sae.spec)
     device = resolve_device(spec.device)
-    derived = tuple(derive(spec, sae.spec) for sae in saes)
-    run = RunSpec(
-        autoencoders=tuple(sae.spec for sae in saes),
+    derived = [derive(spec, model.spec) for model in listed]
+    for model in listed:
+        require(model, source)
+    precision = {"kernels": kernels.backend(device), "selection": kernels.selection(device)}
+    run = RunSpec.of(
+        [model.spec for model in listed],
         source=described or PythonSource(),
         train=spec,
-        fingerprint=source.fingerprint() | {"kernels": kernels.backend(device), "selection": kernels.selection(device)},
-        derived=derived,
+        fingerprint=source.fingerprint() | precision,
+        derived=tuple(derived),
         version=VERSION,
     )
     folder = None if out is None else Path(out)
     if folder is not None:
         if resume and (folder / "run.toml").is_file():
             run = _saved_run(folder, run)
-            if all((place / SPEC).is_file() for place in autoencoder_folders(folder, run.autoencoders)):
+            if Run.is_finished(folder, run):
                 return Run.open(folder)
         else:
             require_unused(folder)
-    trainees = [
-        Trainee(sae.to(device).train(), sae.spec.task.bind(source), spec, numbers)
-        for sae, numbers in zip(saes, run.derived, strict=True)
+    learners = [
+        learner_of(model.to(device).train(), source, spec, numbers)
+        for model, numbers in zip(listed, run.derived, strict=True)
     ]
     feed = Feed(source, batch=spec.batch, seed=spec.seed)
-    return _Session(run, source, trainees, feed, folder, device, MetricsLog(None), resumed=resume)
+    return _Session(run, source, learners, feed, folder, device, MetricsLog(None), resumed=resume)
 
 
 def require_unused(folder: Path) -> None:

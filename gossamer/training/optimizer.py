@@ -1,33 +1,33 @@
-"""Optimizers: Adam, in one pass over each weight matrix, on gradients that are never written out; and SGD."""
+"""Optimizers: Adam, in one pass over each weight matrix, on gradients that are never written out; plain Adam; SGD."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.constraints import Free, UnitRows
 from gossamer.training.spec import SGD, Adam, OptimizerSpec
 
-__all__ = ["AdamOptimizer", "Optimizer", "SGDOptimizer", "make_optimizer"]
+__all__ = ["AdamOptimizer", "Optimizer", "PlainAdam", "SGDOptimizer", "make_optimizer"]
 
 
 class Optimizer(ABC):
-    """Change the weights of one autoencoder by their gradients.
+    """Change the weights of one model by their gradients.
 
     with optimizer.gradients():
         loss.backward()
     optimizer.step(learning_rate)
     """
 
-    def __init__(self, sae: SparseAutoencoder) -> None:
-        self._names = {name: p for name, p in sae.named_parameters() if p.requires_grad}
-        self._of_rows = sae.decoder.bias
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._of_rows = model.decoder.bias if isinstance(model, SparseAutoencoder) else None
 
     @contextmanager
     def gradients(self) -> Iterator[None]:
@@ -64,6 +64,51 @@ class Optimizer(ABC):
         """Go on from a saved state."""
 
 
+class PlainAdam(Optimizer):
+    """Adam on every parameter, by `torch.optim.Adam`; gradients of a norm above `CLIP` are shortened to it.
+
+    only: the parameters, by name; by default all of the model.
+    """
+
+    CLIP = 1.0
+
+    def __init__(self, model: nn.Module, spec: Adam, only: Mapping[str, nn.Parameter] | None = None) -> None:
+        super().__init__(model)
+        self._names = self._names if only is None else dict(only)
+        self._adam = torch.optim.Adam(self._names.values(), betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
+
+    def step(self, learning_rate: float) -> None:
+        """Change the weights by what was collected."""
+        torch.nn.utils.clip_grad_norm_(self._names.values(), self.CLIP)
+        self.unclipped(learning_rate)
+
+    def unclipped(self, learning_rate: float) -> None:
+        """Change the weights by the gradients as they are."""
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate
+        self._adam.step()
+
+    def moments(self) -> dict[Tensor, list[Tensor]]:
+        """Return both moments of every parameter."""
+        states = self._adam.state
+        return {p: [states[p]["exp_avg"], states[p]["exp_avg_sq"]] for p in self._names.values() if states.get(p)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the moments and the number of steps by the name of the parameter."""
+        found = {name: self._adam.state.get(p, {}) for name, p in self._names.items()}
+        return {f"{name}.{key}": value for name, state in found.items() for key, value in state.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        for name, parameter in self._names.items():
+            saved = {n.removeprefix(f"{name}."): t for n, t in state.items() if n.startswith(f"{name}.")}
+            if saved:
+                self._adam.state[parameter] = {
+                    key: t.clone() if key == "step" and t.device.type == "cpu" else t.to(parameter.device).clone()
+                    for key, t in saved.items()
+                }
+
+
 class AdamOptimizer(Optimizer):
     """Adam. Matrices `(latents, width)` are done by `kernels.adam_rows`, the constraint on the decoder rows included;
     vectors by `torch.optim.Adam`."""
@@ -73,12 +118,8 @@ class AdamOptimizer(Optimizer):
         self._spec = spec
         self._constraints = sae.decoder.constraints()
         self._matrices = [p for p in self._names.values() if p.dim() == 2]
-        self._vectors = torch.optim.Adam(
-            [p for p in self._names.values() if p.dim() != 2],
-            betas=(spec.beta1, spec.beta2),
-            eps=spec.eps,
-            fused=True,
-        )
+        vectors = {name: p for name, p in self._names.items() if p.dim() != 2}
+        self._vectors = PlainAdam(sae, spec, vectors)
         dtype = getattr(torch, spec.moments)
         self._moments: dict[Tensor, tuple[Tensor, Tensor]] = {
             p: (torch.zeros_like(p, dtype=dtype), torch.zeros_like(p, dtype=dtype)) for p in self._matrices
@@ -116,15 +157,11 @@ class AdamOptimizer(Optimizer):
                 constraint.before_step(weight, gradient.write_out())
             kernels.adam_rows(gradient, *moments, numbers, unit_rows=False)
             constraint.after_step(weight)
-        for group in self._vectors.param_groups:
-            group["lr"] = learning_rate
-        self._vectors.step()
+        self._vectors.unclipped(learning_rate)
 
     def moments(self) -> dict[Tensor, list[Tensor]]:
         """Return both moments of every parameter."""
-        states = self._vectors.state
-        vectors = {p: [states[p]["exp_avg"], states[p]["exp_avg_sq"]] for p in self._names.values() if states.get(p)}
-        return {**{p: list(pair) for p, pair in self._moments.items()}, **vectors}
+        return {**{p: list(pair) for p, pair in self._moments.items()}, **self._vectors.moments()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the moments by the name of the parameter, and the number of steps."""
@@ -132,23 +169,16 @@ class AdamOptimizer(Optimizer):
         for name, parameter in self._names.items():
             if parameter in self._moments:
                 state |= zip((f"{name}.exp_avg", f"{name}.exp_avg_sq"), self._moments[parameter], strict=True)
-            else:
-                state |= {f"{name}.{key}": value for key, value in self._vectors.state.get(parameter, {}).items()}
-        return state
+        return state | self._vectors.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
         self._steps = int(state["steps"])
         for name, parameter in self._names.items():
-            saved = {n.removeprefix(f"{name}."): t for n, t in state.items() if n.startswith(f"{name}.")}
             if parameter in self._moments:
                 for moment, key in zip(self._moments[parameter], ("exp_avg", "exp_avg_sq"), strict=True):
-                    moment.copy_(saved[key])
-            elif saved:
-                self._vectors.state[parameter] = {
-                    key: t.clone() if key == "step" and t.device.type == "cpu" else t.to(parameter.device).clone()
-                    for key, t in saved.items()
-                }
+                    moment.copy_(state[f"{name}.{key}"])
+        self._vectors.load_state_dict(state)
 
 
 class SGDOptimizer(Optimizer):

@@ -13,8 +13,8 @@ from gossamer import kernels
 from gossamer.sources.source import Batch, Source
 from gossamer.storage import StorageError, free_bytes
 from gossamer.training.checkpoint import KEEP
+from gossamer.training.learner import Learner
 from gossamer.training.spec import TrainSpec
-from gossamer.training.trainee import Trainee
 
 __all__ = ["Plan", "make_plan"]
 
@@ -46,7 +46,7 @@ class Plan:
 
 def make_plan(
     source: Source,
-    trainees: Sequence[Trainee],
+    learners: Sequence[Learner],
     sample: Batch,
     spec: TrainSpec,
     folder: Path | None,
@@ -54,25 +54,17 @@ def make_plan(
     done: int,
 ) -> Plan:
     """Measure a forward pass of the source and of each model, and add up memory, disk and time."""
-    parameters = sum(p.numel() for trainee in trainees for p in trainee.sae.parameters())
-    widest = max(trainee.sae.spec.latents for trainee in trainees)
+    parameters = sum(p.numel() for learner in learners for p in learner.model.parameters())
     buffer = source.bytes_per_row * (source.buffer_rows + spec.batch)
     moments = spec.optimizer.moment_bytes
-    codes = 4 * FLOAT * widest * spec.batch + FLOAT * parameters if any(t.density.dense for t in trainees) else 0
-    memory = (FLOAT + moments) * parameters + codes + kernels.workspace_bytes(parameters // 2, widest) + buffer
+    memory = (FLOAT + moments) * parameters + max(learner.workspace(spec.batch) for learner in learners) + buffer
     disk = (KEEP + 1) * 3 * FLOAT * parameters + FLOAT * parameters
-    per_row = _seconds_per_row(source) + sum(_seconds_per_step(t, source, sample) for t in trainees) / len(sample)
+    per_row = _seconds_per_row(source) + sum(_seconds_per_step(one, sample) for one in learners) / len(sample)
     seconds = per_row * (spec.steps - done) * spec.batch
     epochs = spec.steps * spec.batch / source.rows
     lines = [f"{topic:<9}{text}" for topic, text in source.describe().items()]
-    for trainee in trainees:
-        sae, derived = trainee.sae.spec, trainee.derived
-        lines += [
-            f"learns   {sae.name}: {sae.input_width} → {sae.latents} latents, {sae.sparsity!r}",
-            f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
-            f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
-        ]
-    device = trainees[0].sae.device
+    lines += [line for learner in learners for line in learner.describe()]
+    device = learners[0].device
     lines += [
         f"steps    {spec.steps * spec.batch:,} in {spec.steps:,} steps of {spec.batch:,} ({epochs:.2f} epochs)",
         f"memory   {gigabytes(memory)}, of which {gigabytes(buffer)} to shuffle {source.buffer_rows:,} rows",
@@ -102,15 +94,15 @@ def _seconds_per_row(source: Source) -> float:
     return (time.perf_counter() - start) / max(rows, 1)
 
 
-def _seconds_per_step(trainee: Trainee, source: Source, sample: Batch) -> float:
+def _seconds_per_step(learner: Learner, sample: Batch) -> float:
     """Time forward and backward on the sample; weights and optimizer stay as they are."""
-    parameter = next(trainee.sae.parameters())
-    rows = {site: x.to(parameter) if x.is_floating_point() else x for site, x in sample.rows.items()}
+    parameter = next(learner.model.parameters())
+    rows = {
+        site: x.to(parameter) if x.is_floating_point() else x.to(parameter.device) for site, x in sample.rows.items()
+    }
     seconds = float("inf")
     for _ in range(2):
         start = time.perf_counter()
-        with trainee.optimizer.gradients():
-            trainee.objective(trainee.sae, rows, trainee.moment(0)).total.backward()
+        learner.backward(rows)
         seconds = min(seconds, time.perf_counter() - start)
-        trainee.optimizer.clear()
     return seconds

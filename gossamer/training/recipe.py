@@ -13,7 +13,9 @@ from gossamer.autoencoder.presets import options, preset
 from gossamer.autoencoder.tasks import Reconstruct
 from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
+from gossamer.training.sequences import fitted
 from gossamer.training.spec import TrainSpec
+from gossamer.transformer.model import TransformerSpec
 
 __all__ = ["PresetSpec", "Recipe"]
 
@@ -56,7 +58,7 @@ class Recipe(Spec):
     """A run that people start from.
 
     out: the folder. preset, autoencoder: what to train, as named architectures or part by part; all of them share
-    every batch. source: where rows come from. train: how.
+    every batch. transformer: a transformer instead, for a source of pairs. source: where rows come from. train: how.
     """
 
     out: str
@@ -64,11 +66,16 @@ class Recipe(Spec):
     train: TrainSpec = TrainSpec()
     preset: tuple[PresetSpec, ...] = ()
     autoencoder: tuple[AutoencoderSpec, ...] = ()
+    transformer: tuple[TransformerSpec, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.preset and not self.autoencoder:
-            raise ValueError("the recipe names nothing to train; add a [[preset]] or an [[autoencoder]]")
+        if not self.preset and not self.autoencoder and not self.transformer:
+            raise ValueError(
+                "the recipe names nothing to train; add a [[preset]], an [[autoencoder]] or a [[transformer]]"
+            )
+        if self.transformer and (self.preset or self.autoencoder):
+            raise ValueError("a recipe trains autoencoders or transformers: they learn from other rows")
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
@@ -96,7 +103,7 @@ class Recipe(Spec):
         Raises ValueError for latents or l0 if the recipe has no preset to take them.
         """
         if (latents is not None or l0 is not None) and not self.preset:
-            raise ValueError("this recipe spells out its autoencoders; change latents and l0 in the file")
+            raise ValueError("this recipe has no preset that takes latents and l0; change the file")
         dials = {"latents": latents, "l0": l0}
         train = {"rows": rows, "seed": seed, "device": device}
         return self.replace(
@@ -105,9 +112,10 @@ class Recipe(Spec):
             out=self.out if out is None else out,
         )
 
-    def resolve(self, source: Source) -> tuple[AutoencoderSpec, ...]:
-        """Return the autoencoders' specs for this source."""
-        return (*(p.resolve(source) for p in self.preset), *self.autoencoder)
+    def resolve(self, source: Source) -> tuple[AutoencoderSpec | TransformerSpec, ...]:
+        """Return the models' specs for this source."""
+        transformers = (fitted(transformer, source) for transformer in self.transformer)
+        return (*(p.resolve(source) for p in self.preset), *self.autoencoder, *transformers)
 
 
 def _given(values: Mapping[str, int | str | None]) -> dict[str, int | str]:

@@ -1,4 +1,4 @@
-"""A run as a folder: run.toml says what it is; RunSpec is that file, Run is the folder with its autoencoders."""
+"""A run as a folder: run.toml says what it is; RunSpec is that file, Run is the folder with its models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from torch import nn
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.files import SPEC, load, save
@@ -14,8 +16,14 @@ from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
 from gossamer.storage import replace_file
 from gossamer.training.spec import Derived, TrainSpec
+from gossamer.transformer.files import load_transformer, save_transformer
+from gossamer.transformer.model import Transformer, TransformerSpec
+from gossamer.transformer.translator import MODEL
 
-__all__ = ["PythonSource", "Run", "RunSpec", "autoencoder_folders", "differences"]
+__all__ = ["Model", "PythonSource", "Run", "RunSpec", "differences", "model_folders"]
+
+Model: TypeAlias = SparseAutoencoder | Transformer
+"""What can be trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +41,47 @@ class PythonSource(SourceSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(Spec):
-    """All that a run depends on. derived: per autoencoder, the numbers that followed from the rest."""
+    """All that a run depends on. autoencoders, transformers: what is trained, one of the two. derived: per model, the
+    numbers that followed from the rest."""
 
-    autoencoders: tuple[AutoencoderSpec, ...]
+    autoencoders: tuple[AutoencoderSpec, ...] = ()
+    transformers: tuple[TransformerSpec, ...] = ()
     source: SourceSpec
     train: TrainSpec
     fingerprint: dict[str, str]
     derived: tuple[Derived, ...]
     version: str
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[AutoencoderSpec | TransformerSpec],
+        *,
+        source: SourceSpec,
+        train: TrainSpec,
+        fingerprint: dict[str, str],
+        derived: tuple[Derived, ...],
+        version: str,
+    ) -> RunSpec:
+        """Return the run of these models; raises ValueError if they are of both kinds."""
+        transformers = tuple(model for model in models if isinstance(model, TransformerSpec))
+        autoencoders = tuple(model for model in models if isinstance(model, AutoencoderSpec))
+        if transformers and autoencoders:
+            raise ValueError("a run trains autoencoders or transformers: they learn from other rows")
+        return cls(
+            autoencoders=autoencoders,
+            transformers=transformers,
+            source=source,
+            train=train,
+            fingerprint=fingerprint,
+            derived=derived,
+            version=version,
+        )
+
+    @property
+    def models(self) -> tuple[AutoencoderSpec | TransformerSpec, ...]:
+        """What is trained."""
+        return (*self.autoencoders, *self.transformers)
 
     def write(self, folder: Path) -> None:
         """Write run.toml."""
@@ -61,40 +102,72 @@ class RunSpec(Spec):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder (None if nothing was to be kept) and its autoencoders, scaling folded in."""
+    """A finished run: its folder (None if nothing was to be kept) and its models, scaling folded in."""
 
     folder: Path | None
-    autoencoders: tuple[SparseAutoencoder, ...]
+    autoencoders: tuple[SparseAutoencoder, ...] = ()
+    transformers: tuple[Transformer, ...] = ()
+
+    @classmethod
+    def of(cls, folder: Path | None, models: Sequence[nn.Module]) -> Run:
+        """Return the run of these models."""
+        autoencoders = tuple(model for model in models if isinstance(model, SparseAutoencoder))
+        return cls(folder, autoencoders, tuple(model for model in models if isinstance(model, Transformer)))
 
     @property
     def autoencoder(self) -> SparseAutoencoder:
-        """The only autoencoder; raises ValueError if there are several."""
-        if len(self.autoencoders) != 1:
-            raise ValueError(f"the run has {len(self.autoencoders)} autoencoders; choose one of .autoencoders")
-        return self.autoencoders[0]
+        """The only autoencoder; raises ValueError if there are none or several."""
+        return _only(self.autoencoders, "autoencoder")
+
+    @property
+    def transformer(self) -> Transformer:
+        """The only transformer; raises ValueError if there are none or several."""
+        return _only(self.transformers, "transformer")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
         """Open a finished run; raises ValueError if there is none."""
         folder = Path(folder)
-        places = autoencoder_folders(folder, RunSpec.read(folder).autoencoders)
-        if not all((place / SPEC).is_file() for place in places):
+        spec = RunSpec.read(folder)
+        if not cls.is_finished(folder, spec):
             raise ValueError(f"{folder} has not finished; go on with it: gossamer train --resume {folder}")
+        places = model_folders(folder, spec.models)
+        if spec.transformers:
+            return cls(folder, transformers=tuple(load_transformer(place) for place in places))
         return cls(folder, tuple(load(place) for place in places))
 
+    @staticmethod
+    def is_finished(folder: Path, spec: RunSpec) -> bool:
+        """Say whether a folder holds all the models of its run."""
+        return all((place / SPEC).is_file() for place in model_folders(folder, spec.models))
+
     def save(self) -> None:
-        """Write the autoencoders into the folder."""
-        if self.folder is not None:
-            specs = [sae.spec for sae in self.autoencoders]
-            for sae, place in zip(self.autoencoders, autoencoder_folders(self.folder, specs), strict=True):
-                save(sae, place)
+        """Write the models into the folder."""
+        if self.folder is None:
+            return
+        models = (*self.autoencoders, *self.transformers)
+        for model, place in zip(models, model_folders(self.folder, [model.spec for model in models]), strict=True):
+            if isinstance(model, Transformer):
+                save_transformer(model, place)
+            else:
+                save(model, place)
 
 
-def autoencoder_folders(folder: Path, specs: Sequence[AutoencoderSpec]) -> list[Path]:
-    """Return where a run keeps each autoencoder: `sae`, or `sae/0-name`, `sae/1-name`, … if there are several."""
+M = TypeVar("M")
+
+
+def _only(models: tuple[M, ...], noun: str) -> M:
+    if len(models) != 1:
+        raise ValueError(f"the run has {len(models)} {noun}s; choose one of .{noun}s")
+    return models[0]
+
+
+def model_folders(folder: Path, specs: Sequence[AutoencoderSpec | TransformerSpec]) -> list[Path]:
+    """Return where a run keeps each model: `sae` or `transformer`, or `sae/0-name`, `sae/1-name`, … if several."""
+    room = folder / (MODEL if isinstance(specs[0], TransformerSpec) else "sae")
     if len(specs) == 1:
-        return [folder / "sae"]
-    return [folder / "sae" / f"{number}-{spec.name}" for number, spec in enumerate(specs)]
+        return [room]
+    return [room / f"{number}-{spec.name}" for number, spec in enumerate(specs)]
 
 
 def differences(saved: Spec, given: Spec) -> list[str]:

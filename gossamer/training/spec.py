@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
-from gossamer.autoencoder.encoders import Deep
 from gossamer.spec import Spec
+from gossamer.transformer.model import TransformerSpec
 
 __all__ = ["SGD", "Adam", "Derived", "Kernels", "OptimizerSpec", "TrainSpec", "derive"]
 
@@ -78,7 +78,7 @@ class Adam(OptimizerSpec):
 
         `derive` says why.
         """
-        if isinstance(autoencoder.encoder, Deep) or getattr(autoencoder.decoder, "hidden", ()):
+        if autoencoder.encoder.layered or autoencoder.decoder.layered:
             return 1e-3
         width = max(autoencoder.input_width, autoencoder.output_width)
         return min(1e-2, 1e-2 * math.sqrt(1024 / width), 5e-3 * math.sqrt(4608 / autoencoder.latents))
@@ -90,10 +90,12 @@ class Kernels(Spec):
 
     backend: "numba", "triton", "torch" or "reference". selection: "bfloat16" takes candidates from a low-precision
     product and chooses among them by full-precision values; "float32" computes every pre-activation in full precision.
+    products: of a transformer's dense layers, "bfloat16" (weights and sums stay in float32) or "float32".
     """
 
     backend: str = "auto"
     selection: str = "auto"
+    products: Literal["auto", "bfloat16", "float32"] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,22 +154,52 @@ class TrainSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Derived(Spec):
-    """The numbers of one autoencoder's training that follow from its spec and the TrainSpec."""
+    """The numbers of one model's training that follow from its spec and the TrainSpec.
+
+    between: what the learning rate does between rise and fall: stay on a "plateau", or go down by the "inverse-root" of
+    the steps.
+    """
 
     learning_rate: float
     warmup_steps: int
     decay_steps: int
-    dead_after: int
+    dead_after: int = 0
+    between: Literal["plateau", "inverse-root"] = "plateau"
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """Return the learning rate of step 0 … steps − 1: rise, plateau, fall."""
+        """Return the learning rate of step 0 … steps − 1: rise, plateau or slow fall, fall to 0.
+
+        rate · min(1, (s + 1) / (w + 1), (steps − s) / (d + 1)) for w and d steps up and down; with "inverse-root"
+        rate · min((s + 1) / (w + 1), √((w + 1) / (s + 1))) · min(1, (steps − s) / (d + 1)).
+        """
         rise = (step + 1) / (self.warmup_steps + 1)
         fall = (steps - step) / (self.decay_steps + 1)
+        if self.between == "inverse-root":
+            return self.learning_rate * min(rise, rise**-0.5) * min(1.0, fall)
         return self.learning_rate * min(1.0, rise, fall)
 
 
-def derive(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
-    """Return the numbers for one autoencoder.
+def derive(train: TrainSpec, model: AutoencoderSpec | TransformerSpec) -> Derived:
+    """Return the numbers for one model."""
+    return _of_transformer(train, model) if isinstance(model, TransformerSpec) else _of_autoencoder(train, model)
+
+
+def _of_transformer(train: TrainSpec, transformer: TransformerSpec) -> Derived:
+    """Return the numbers for a transformer.
+
+    - learning rate: (4000 · width)^(−½), where Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762, section 5.3)
+      arrive after their 4000 steps of warm-up; from there it falls by the inverse root of the steps, as theirs.
+    - warm-up: a tenth of the steps, at most 4000.
+    - decay: the last fifth of the steps, to 0.
+    """
+    rate = (4000 * transformer.width) ** -0.5 if train.learning_rate is None else train.learning_rate
+    warmup = min(4000, train.steps // 10) if train.warmup_steps is None else train.warmup_steps
+    decay = train.steps // 5 if train.decay_steps is None else train.decay_steps
+    return Derived(learning_rate=rate, warmup_steps=warmup, decay_steps=decay, between="inverse-root")
+
+
+def _of_autoencoder(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:
+    """Return the numbers for an autoencoder.
 
     - learning rate: 5e-3 · √(4608 / latents), at most 1e-2. The falling square root is that of Gao et al. 2024
       (https://arxiv.org/abs/2406.04093, appendix A.3); the constant is the best of those tried on activations of

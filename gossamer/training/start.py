@@ -19,11 +19,11 @@ def start(recipe: Recipe, *, dry_run: bool = False) -> Run | None:
     require_unused(Path(recipe.out))
     device = str(resolve_device(recipe.train.device))
     source = _build(recipe.source, device)
-    saes = [spec.build(seed=recipe.train.seed + number) for number, spec in enumerate(recipe.resolve(source))]
+    models = [spec.build(seed=recipe.train.seed + number) for number, spec in enumerate(recipe.resolve(source))]
     if dry_run:
-        print(plan(saes, source, recipe.train, out=recipe.out))
+        print(plan(models, source, recipe.train, out=recipe.out))
         return None
-    return train(saes, source, recipe.train, out=recipe.out, described=recipe.source)
+    return train(models, source, recipe.train, out=recipe.out, described=recipe.source)
 
 
 def resume_run(folder: str | Path) -> Run:
@@ -33,8 +33,8 @@ def resume_run(folder: str | Path) -> Run:
     """
     spec = RunSpec.read(folder)
     source = run_source(spec)
-    saes = [autoencoder.build() for autoencoder in spec.autoencoders]
-    return train(saes, source, spec.train, out=folder, resume=True, described=spec.source)
+    models = [model.build() for model in spec.models]
+    return train(models, source, spec.train, out=folder, resume=True, described=spec.source)
 
 
 def run_source(spec: RunSpec) -> Source:

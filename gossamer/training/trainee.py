@@ -9,10 +9,12 @@ from torch import Tensor
 
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.autoencoder.initialise import start_from_data
 from gossamer.autoencoder.tasks import Objective, Rows
 from gossamer.autoencoder.trace import Loss, Moment
 from gossamer.codes import Codes, active_rows, density, is_active
 from gossamer.training.checkpoint import named
+from gossamer.training.learner import Learner
 from gossamer.training.optimizer import make_optimizer
 from gossamer.training.sparsity_control import SparsityControl
 from gossamer.training.spec import Derived, TrainSpec
@@ -73,23 +75,32 @@ class Density:
             self.dense = density(codes) > (self.LOW if self.dense else self.HIGH)
 
 
-class Trainee:
-    """Train one autoencoder on batches that somebody else hands out.
-
-    Sums of the loss terms and of L0 since the last log line are kept on the device; `log` reads them out.
-    """
+class Trainee(Learner):
+    """Train one autoencoder, with its account of dead latents and the control of its sparsity."""
 
     def __init__(self, sae: SparseAutoencoder, objective: Objective, train: TrainSpec, derived: Derived) -> None:
-        self.sae, self.objective, self.derived, self.steps = sae, objective, derived, train.steps
+        super().__init__(sae, sae.spec.name, train, derived)
+        self.sae, self.objective = sae, objective
         self.optimizer = make_optimizer(sae, train.optimizer)
-        self.end = self.steps  # where the learning rate is zero; a run that is cut short ends before `steps`
-        device = sae.device
         self.density = Density(ragged=sae.spec.sparsity.ragged)
-        self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=device)
+        self.dead = DeadLatents(sae.spec.latents, dead_after=derived.dead_after, device=self.device)
         target = sae.spec.target_l0
-        self.control = None if target is None else SparsityControl(target, steps=train.steps, device=device)
-        self.sums: dict[str, Tensor] = {}
-        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.control = None if target is None else SparsityControl(target, steps=train.steps, device=self.device)
+
+    @property
+    def steered(self) -> bool:
+        """Say whether an L0 is steered to: the path that leads to it is as long as the run."""
+        return self.control is not None
+
+    @property
+    def largest_product(self) -> int:
+        """Latents times the wider side."""
+        spec = self.sae.spec
+        return spec.latents * max(spec.input_width, spec.output_width)
+
+    def start(self, sample: Rows) -> None:
+        """Measure scaling and biases on a sample."""
+        start_from_data(self.sae, *self.sae.spec.task.rows(sample))
 
     def moment(self, step: int) -> Moment:
         """Return where the training stands before a step."""
@@ -118,7 +129,7 @@ class Trainee:
             self.dead.refresh()
             self.density.refresh(loss.codes)
         self._revive(rows, step)
-        self._note(loss, l0, step)
+        self.note(step, loss.total, **loss.terms, l0=l0)
 
     @torch.no_grad()
     def _begin(self, rows: Rows) -> None:
@@ -139,11 +150,32 @@ class Trainee:
                 self.optimizer.forget(self.dead.indices, self.sae.spec.latents)
                 self.dead.revived()
 
-    def _note(self, loss: Loss, l0: Tensor, step: int) -> None:
-        values = {"loss": loss.total.detach(), **loss.terms, "l0": l0, "count": torch.ones_like(l0)}
-        self.sums = {name: self.sums.get(name, 0.0) + value.double() for name, value in values.items()}
-        bad = ~torch.isfinite(loss.total.detach()) & (self.first_bad_step < 0)
-        self.first_bad_step = torch.where(bad, step, self.first_bad_step)
+    def backward(self, rows: Rows) -> None:
+        """Go forward and backward on a batch; weights and optimizer stay as they are."""
+        with self.optimizer.gradients():
+            self.objective(self.sae, rows, self.moment(0)).total.backward()
+        self.optimizer.clear()
+
+    def workspace(self, batch: int) -> int:
+        """Return the bytes of the kernels' buffers, and of codes and gradients while codes are held as a matrix."""
+        weights, latents = sum(p.numel() for p in self.sae.parameters()), self.sae.spec.latents
+        codes = 4 * (4 * latents * batch + weights) if self.density.dense else 0
+        return codes + kernels.workspace_bytes(weights // 2, latents)
+
+    def describe(self) -> list[str]:
+        """Return sizes, sparsity, and the numbers that were derived."""
+        spec, derived = self.sae.spec, self.derived
+        return [
+            f"learns   {spec.name}: {spec.input_width} → {spec.latents} latents, {spec.sparsity!r}",
+            f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
+            f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
+        ]
+
+    def finish(self) -> None:
+        """Fold the scaling into the weights."""
+        self.optimizer.clear()
+        self.sae.fold()
+        self.sae.eval()
 
     def verdict(self) -> str:
         """Return what a person should know at the end: that the L0 that was asked for was missed."""
@@ -164,13 +196,11 @@ class Trainee:
 
         last: whether this is the end, where it is known whether the L0 was reached.
         """
-        sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True))
-        self.sums = {}
-        count = sums.pop("count")
+        means = super().log(last=last)
         steered = {} if self.control is None else self.control.figures()
         if self.control is not None and last:
             steered |= {"reached_l0": self.control.reached(), "missed_l0": self.control.missed()}
-        return {**{name: total / count for name, total in sums.items()}, "dead": self.dead.share().item(), **steered}
+        return {**means, "dead": self.dead.share().item(), **steered}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next steps depend on, as named tensors."""
@@ -179,10 +209,9 @@ class Trainee:
         state["dense"] = torch.tensor(self.density.dense)
         dead = {"silent_rows": self.dead.silent_rows, "indices": self.dead.indices}
         state |= {f"dead.{name}": tensor for name, tensor in dead.items()}
-        state |= {f"sums.{name}": total for name, total in self.sums.items()}
         if self.control is not None:
             state |= {f"control.{name}": tensor for name, tensor in self.control.state_dict().items()}
-        return state | {"first_bad_step": self.first_bad_step}
+        return state | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved state."""
@@ -194,5 +223,4 @@ class Trainee:
         self.density.dense = bool(state["dense"])
         self.dead.silent_rows = state["dead.silent_rows"].to(device)
         self.dead.indices = state["dead.indices"].to(device)
-        self.sums = {name: total.to(device) for name, total in named(state, "sums").items()}
-        self.first_bad_step = state["first_bad_step"].to(device)
+        super().load_state_dict(state)

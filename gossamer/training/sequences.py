@@ -1,0 +1,136 @@
+"""SequenceLearner: a transformer in training, by teacher forcing."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from gossamer.autoencoder.tasks import Rows
+from gossamer.kernels import fast_bfloat16
+from gossamer.sources.pairs import SOURCE, TARGET, Pairs
+from gossamer.sources.source import Source
+from gossamer.training.checkpoint import named
+from gossamer.training.learner import Learner
+from gossamer.training.optimizer import PlainAdam
+from gossamer.training.spec import Adam, Derived, TrainSpec
+from gossamer.transformer.model import Transformer, TransformerSpec
+from gossamer.transformer.vocabulary import PAD
+
+__all__ = ["SequenceLearner", "fitted", "trimmed"]
+
+
+class SequenceLearner(Learner):
+    """Train a transformer to say the target of each source.
+
+    Beside the loss it logs the perplexity exp(−log p) per id and the share of ids that were the likeliest.
+    """
+
+    def __init__(self, model: Transformer, source: Source, train: TrainSpec, derived: Derived) -> None:
+        require_pairs(model.spec, source)
+        if not isinstance(train.optimizer, Adam):
+            raise ValueError(f"a transformer is trained with Adam, not with {train.optimizer.kind!r}")
+        super().__init__(model, model.spec.name, train, derived)
+        self.transformer, self.batch = model, train.batch
+        self.optimizer = PlainAdam(model, train.optimizer)
+        chosen = train.kernels.products
+        self.low_precision = fast_bfloat16(self.device) if chosen == "auto" else chosen == "bfloat16"
+
+    @property
+    def largest_product(self) -> int:
+        """Width times hidden width, for each id of about eight in a row."""
+        return 8 * self.transformer.spec.width * self.transformer.spec.hidden
+
+    def step(self, rows: Rows, step: int) -> None:
+        """Train on a batch of pairs."""
+        loss = self._loss(rows)
+        self.optimizer.step(self.derived.learning_rate_at(step, self.end))
+        self.note(step, loss)
+
+    def backward(self, rows: Rows) -> None:
+        """Go forward and backward on a batch; weights and optimizer stay as they are."""
+        self._loss(rows)
+        self.optimizer.clear()
+
+    def workspace(self, batch: int) -> int:
+        """Return the bytes of gradients and, at about eight ids in a row, of what layers keep for the backward pass."""
+        spec = self.transformer.spec
+        weights = sum(p.numel() for p in self.transformer.parameters())
+        layers = spec.encoder_layers + spec.decoder_layers
+        return 4 * (weights + 8 * batch * layers * (12 * spec.width + 2 * spec.hidden))
+
+    def describe(self) -> list[str]:
+        """Return sizes, and the numbers that were derived."""
+        spec, derived = self.transformer.spec, self.derived
+        weights = sum(p.numel() for p in self.transformer.parameters())
+        return [
+            f"learns   {spec.name}: {spec.encoder_layers} + {spec.decoder_layers} layers, width {spec.width}, "
+            f"{spec.heads} heads, {weights / 1e6:.2f} million weights",
+            f"         learning rate {derived.learning_rate:.2g} after {derived.warmup_steps:,} steps up, then by the "
+            f"inverse root, {derived.decay_steps:,} steps down; products in "
+            f"{'bfloat16' if self.low_precision else 'float32'}",
+        ]
+
+    def finish(self) -> None:
+        """Leave off training."""
+        self.optimizer.clear()
+        self.transformer.eval()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return weights, moments and sums."""
+        state = {f"model.{name}": weight.detach() for name, weight in self.transformer.named_parameters()}
+        state |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state_dict().items()}
+        return state | super().state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.transformer.load_state_dict(named(state, "model"), strict=False)
+        self.optimizer.load_state_dict(named(state, "optimizer"))
+        super().load_state_dict(state)
+
+    def _loss(self, rows: Rows) -> Tensor:
+        """Go forward and backward; gradients are left in the weights."""
+        self.transformer.train()
+        source = trimmed(rows[SOURCE]) if self.transformer.encoder is not None else None
+        with self.optimizer.gradients(), self._precision():
+            loss = self.transformer.loss(source, trimmed(rows[TARGET]))
+        loss.backward()
+        return loss
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self.low_precision:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def fitted(spec: TransformerSpec, source: Source) -> TransformerSpec:
+    """Return a spec whose vocabularies have the sizes of a source's, where it does not say them."""
+    if not isinstance(source, Pairs):
+        raise ValueError(f"a transformer learns from pairs of sequences, not from {type(source).__name__}")
+    sizes = {side: size for side, size in source.sizes.items() if getattr(spec, side) is None}
+    return spec.replace(**sizes)
+
+
+def require_pairs(spec: TransformerSpec, source: Source) -> None:
+    """Raise ValueError unless a source hands out pairs in the transformer's vocabularies, not too long for it."""
+    if not isinstance(source, Pairs):
+        raise ValueError(f"a transformer learns from pairs of sequences, not from {type(source).__name__}")
+    for side, layers in ((SOURCE, spec.encoder_layers), (TARGET, spec.decoder_layers)):
+        if not layers:
+            continue
+        ids = getattr(spec, side)
+        if ids != source.sizes[side]:
+            raise ValueError(
+                f"the transformer has {ids} {side} ids, but the pairs' vocabulary has {source.sizes[side]}"
+            )
+        if source.widths[side] > spec.positions.longest:
+            raise ValueError(
+                f"the longest {side} has {source.widths[side]} ids, but the transformer {spec.positions.longest} "
+                "positions; leave long ones out, or give its positions a larger `longest`"
+            )
+
+
+def trimmed(ids: Tensor) -> Tensor:
+    """Return `(rows, length)` ids without the columns that are padding in every row."""
+    return ids[:, : int((ids != PAD).sum(dim=1).max())]

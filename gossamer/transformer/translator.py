@@ -1,0 +1,111 @@
+"""Translator: a trained transformer with its vocabularies, from text to text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gossamer.transformer.files import load_transformer, load_vocabularies
+from gossamer.transformer.generate import Decoding, generate
+from gossamer.transformer.model import Transformer
+from gossamer.transformer.vocabulary import END, PAD, START, Vocabulary
+
+__all__ = ["MODEL", "VOCABULARIES", "Translation", "Translator", "padded"]
+
+MODEL, VOCABULARIES = "transformer", "vocabularies.json"
+"""What the folder of a transformer's run calls the model's folder, and the file with its vocabularies."""
+
+TOKENS = 4096
+"""Source ids that are translated together, about."""
+
+
+class Hypothesis(NamedTuple):
+    """A target: its text, its ids, and log p(y | x) in nats."""
+
+    text: str
+    ids: list[int]
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A source and its targets, the best first."""
+
+    source: str
+    hypotheses: tuple[Hypothesis, ...]
+
+    @property
+    def text(self) -> str:
+        """The best target."""
+        return self.hypotheses[0].text
+
+
+class Translator:
+    """Map texts to texts."""
+
+    def __init__(self, model: Transformer, source: Vocabulary, target: Vocabulary) -> None:
+        for side, vocabulary, ids in (("source", source, model.spec.source), ("target", target, model.spec.target)):
+            if len(vocabulary) != ids:
+                raise ValueError(f"the {side}'s vocabulary has {len(vocabulary)} ids, but the transformer knows {ids}")
+        self.model, self.source, self.target = model, source, target
+
+    @classmethod
+    def open(cls, run: str | Path, *, device: str = "cpu") -> Translator:
+        """Open the run of a transformer that has finished; raises ValueError if there is none."""
+        run = Path(run)
+        source, target = load_vocabularies(run / VOCABULARIES)
+        if not (run / MODEL).is_dir():
+            raise ValueError(f"{run} has not finished; go on with it: gossamer train --resume {run}")
+        model = load_transformer(run / MODEL, device=device)
+        if source is None or target is None:
+            raise ValueError(f"{run} holds a transformer with one side only; it cannot translate")
+        return cls(model, source, target)
+
+    def translate(self, texts: Sequence[str], decoding: Decoding | None = None) -> list[Translation]:
+        """Return the targets of texts, in their order; texts of like length are translated together.
+
+        Raises ValueError for a text that is empty, too long, or holds what the vocabulary does not know.
+        """
+        decoding = decoding or Decoding()
+        ids = [self.encode(text) for text in texts]
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        done: dict[int, Translation] = {}
+        while order:
+            batch = max(1, TOKENS // (len(ids[order[0]]) * decoding.beam))
+            rows, order = order[:batch], order[batch:]
+            made = generate(self.model, padded([ids[row] for row in rows]).to(self.model.device), None, decoding)
+            for row, hypotheses, totals in zip(rows, made.ids.tolist(), made.log_probabilities.tolist(), strict=True):
+                done[row] = Translation(texts[row], tuple(map(self._hypothesis, hypotheses, totals)))
+        return [done[row] for row in range(len(ids))]
+
+    def attention(self, text: str, target: Sequence[int]) -> tuple[Tensor, list[str], list[str]]:
+        """Return what a target attended to: weights, and the tokens of either side.
+
+        target: its ids, without START. weights: `(layers, heads, target length, source length)`; row t is what the
+        decoder saw when it said token t.
+        """
+        source, forced = padded([self.encode(text)]), torch.tensor([[START, *target]])
+        seen = self.model.attention(source.to(self.model.device), forced[:, :-1].to(self.model.device))
+        tokens = [self.source.token(index) for index in source[0].tolist()]
+        return torch.cat(seen.cross).cpu(), tokens, [self.target.token(index) for index in target]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a source, END last."""
+        if not text.strip():
+            raise ValueError("a source is empty; give it some text")
+        return [*self.source.encode(text), END]
+
+    def _hypothesis(self, ids: list[int], log_probability: float) -> Hypothesis:
+        kept = ids[: ids.index(END) + 1] if END in ids else [index for index in ids if index != PAD]
+        return Hypothesis(self.target.decode(ids), kept, log_probability)
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """Return `(sequences, longest)` int64 ids, padded on the right."""
+    longest = max(map(len, sequences))
+    return torch.tensor([[*sequence, *[PAD] * (longest - len(sequence))] for sequence in sequences])
