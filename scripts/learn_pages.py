@@ -1,7 +1,7 @@
 """Run the programs of docs/learn/ and write what they print below them; with `--check`, compare instead of writing.
 
-The blocks of a page marked `python` are one program, run from top to bottom. The `text` block that follows one is what it
-printed. A page and its translation `NAME.zh.md` hold the same program, but for its comments, and it is run once.
+The blocks of a page marked `python` are one program, run from top to bottom. The `text` block that follows one is what
+it printed. A page and its translation `NAME.zh.md` hold the same program, but for its comments, and it is run once.
 
 `make docs` checks: every program must run, print the same words and whole numbers, and print numbers with a decimal
 point within `TOLERANCE` of the page's, since another processor adds up in another order and training carries that on.
@@ -146,6 +146,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare what is printed with the pages, change nothing")
     given = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"  # no page may depend on a network
+    import torch
+
+    torch.set_num_threads(1)  # models are small; beside other work, several threads mostly wait for each other
     wrong = []
     for page in [PAGES / f"{name}.md" for name in given.names] or sources():
         wrong += differing(page)
