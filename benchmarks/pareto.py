@@ -103,6 +103,7 @@ SPECIAL = (
     Case(preset="matching-pursuit", data=RESIDUAL, l0=(8, 16, 32)),
     Case(preset="orthogonal-matching-pursuit", data=RESIDUAL, l0=(8, 16, 32)),
     Case(preset="deep-autoencoder", data=RESIDUAL, l0=(32,)),
+    Case(preset="transformer-autoencoder", data=RESIDUAL, l0=(32,)),
 )
 """What is not every L0 on the residual stream: other rows, or too slow for all of them."""
 

@@ -103,6 +103,11 @@ class Decoder(Spec):
     linear: ClassVar[bool] = True
     wants_rows: ClassVar[bool] = False
 
+    @property
+    def layered(self) -> bool:
+        """Whether there are layers after the first map."""
+        return False
+
     def build(self, *, input_width: int, output_width: int, latents: int) -> DecoderModule:
         """Return a module that maps codes to `(rows, output_width)`."""
         raise NotImplementedError
@@ -260,6 +265,11 @@ class Deep(Decoder):
         require_activation(self.output)
         if min(self.hidden, default=1) < 1 or (not self.hidden and self.output == "linear"):
             raise ValueError("a deep decoder has hidden layers or an output activation; use the linear one instead")
+
+    @property
+    def layered(self) -> bool:
+        """Whether there are hidden layers: an output activation alone is none."""
+        return bool(self.hidden)
 
     def build(self, *, input_width: int, output_width: int, latents: int) -> DeepDecoder:
         """Return the module."""

@@ -69,10 +69,11 @@ class Encoder(Spec):
     """The family of encoders: `build(input_width=, latents=)` makes the module.
 
     affine: whether pre-activations are one affine map of the row, with a weight of their own. tied: whether the
-    decoder's directions are used.
+    decoder's directions are used. layered: whether other layers come before the last map, which asks for small steps.
     """
 
     affine: ClassVar[bool] = False
+    layered: ClassVar[bool] = False
     tied: ClassVar[bool] = False
 
     def build(self, *, input_width: int, latents: int) -> EncoderModule:
@@ -185,6 +186,7 @@ class Deep(Encoder):
     """
 
     kind: ClassVar[str] = "deep"
+    layered: ClassVar[bool] = True
     hidden: tuple[int, ...]
     activation: str = "relu"
 

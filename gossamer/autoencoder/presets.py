@@ -7,10 +7,12 @@ weight of a penalty is steered until it is reached, unless a weight is given ins
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 from gossamer.autoencoder.archetypal import Archetypal
+from gossamer.autoencoder.attention import Transformer, TransformerDecoder
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.autoencoder.auxiliaries import AuxK, PreActivationLoss
 from gossamer.autoencoder.constraints import Free
@@ -310,6 +312,19 @@ def deep_autoencoder(
     sparsity = Identity() if l0 is None else TopK(k=l0)
     return AutoencoderSpec(
         name="deep-autoencoder", input_width=input_width, latents=latents, sparsity=sparsity, **parts
+    )
+
+
+@_preset
+def transformer_autoencoder(
+    *, input_width: int, latents: int, l0: int | None = None, patches: int | None = None, width: int = 64
+) -> AutoencoderSpec:
+    """Patches of the row that attend to each other: Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762)."""
+    deep = deep_autoencoder(input_width=input_width, latents=latents, l0=l0)
+    patches = patches or max(count for count in range(1, 17) if math.gcd(input_width, latents) % count == 0)
+    sizes: dict[str, int] = {"patch": max(1, input_width // patches), "width": width, "hidden": 2 * width}
+    return deep.replace(
+        name="transformer-autoencoder", encoder=Transformer(**sizes), decoder=TransformerDecoder(**sizes)
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from gossamer.cli.bench import bench
+from gossamer.cli.compare import compare
 from gossamer.cli.compress import compress, decompress, denoise
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
@@ -26,6 +27,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "report": report,
     "select": select,
+    "compare": compare,
     "compress": compress,
     "decompress": decompress,
     "denoise": denoise,

@@ -19,10 +19,13 @@ from typing import Final
 from gossamer.sources.assets import MissingAsset, cache_folder
 from gossamer.spec import nearest
 
-__all__ = ["DATASETS", "FETCH_COMMAND", "DataSet", "dataset", "publish"]
+__all__ = ["DATASETS", "FETCH_COMMAND", "DataSet", "dataset", "located", "publish"]
 
 FETCH_COMMAND: Final = "python scripts/fetch_data.py"
 """What fetches a data set by name, run in a checkout of the project."""
+
+PREFIX: Final = "data:"
+"""What the path of a file of a data set begins with, in recipes and on the command line."""
 
 LISTING: Final = "SHA256SUMS"
 """File in every data set that lists its files, in the format of the command sha256sum."""
@@ -71,6 +74,17 @@ def dataset(name: str) -> Path:
     if not _is_whole(folder):
         raise MissingAsset(f"the data set {name} is not on this machine: fetch it with `{FETCH_COMMAND} {name}`")
     return folder
+
+
+def located(name: str) -> Path:
+    """Return the path that a name stands for: `data:ecg/ecg.npy` is that file of a data set that was fetched.
+
+    Raises what `dataset` raises.
+    """
+    if not name.startswith(PREFIX):
+        return Path(name).expanduser()
+    owner, _, rest = name.removeprefix(PREFIX).partition("/")
+    return dataset(owner) / rest
 
 
 def place(name: str) -> Path:

@@ -17,6 +17,7 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from gossamer.sources.arrays import Arrays
+from gossamer.sources.datasets import located
 from gossamer.sources.layouts import Layout
 
 __all__ = ["Found", "Items", "LaidOut", "Piece", "Skipped", "counted", "found_files", "read_npy"]
@@ -178,13 +179,15 @@ class LaidOut(Arrays, Generic[L]):
 def found_files(paths: Sequence[str | Path], wanted: Callable[[Path], bool]) -> Found:
     """Find the files of paths, globs and folders; of folders, with all below them, those that are `wanted` by name.
 
+    `data:NAME` is the folder of a fetched data set, `data:NAME/FILE` a file of it.
+
     Raises TypeError for a single string that is not in a list; ValueError for a path that does not exist, a glob
     without a match, and a folder with nothing that is wanted.
     """
     files: list[Path] = []
     passed_over = 0
     for name in map(str, paths):
-        path = Path(name).expanduser()
+        path = located(name)
         if path.is_dir():
             below = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
             right = [file for file in below if wanted(file)]

@@ -26,6 +26,7 @@ REFUSED = {  # what presets may not be combined with
     "kl-sparse": {"row-norm"},
     "skip-transcoder": {"whitening", "row-norm"},
     "transcoder": {"whitening", "row-norm"},
+    "transformer-autoencoder": {"per-site", "whitening", "row-norm"},
     "two-layer-l1": {"whitening", "row-norm"},
 } | {
     key: {"per-site", "whitening"}

@@ -44,6 +44,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "crosscoder": {"site": None, "sites": LAYERS},
     "clt": {"site": None, "sites": INPUTS, "targets": OUTPUTS},
     "deep-autoencoder": {"l0": None},
+    "transformer-autoencoder": {"l0": None},
     "contractive": {"l0": None},
     "dense-100-64": {"l0": None},
     "two-layer-l1": {"l0": None},
