@@ -17,7 +17,7 @@ from gossamer.sources.hooks import capture, evaluating, resolve
 from gossamer.sources.source import Batch, Source, SourceSpec
 from gossamer.sources.windows import Drop, Layout, TokenBatch, Windows
 
-__all__ = ["Activations", "ActivationsSpec"]
+__all__ = ["Activations", "ActivationsSpec", "model_fingerprint"]
 
 FORWARD_TOKENS = 2048
 """Tokens of one forward pass, about: enough to keep the cores busy, little enough to stay in memory."""
@@ -118,18 +118,8 @@ class Activations(Source):
 
     def fingerprint(self) -> dict[str, str]:
         """Return the model's class, size and a hash of its first and last weights, the sites, and the texts' hash."""
-        parameters = list(self.model.parameters())
-        digest = hashlib.sha256()
-        for parameter in (parameters[0], parameters[-1]):
-            digest.update(parameter.detach().flatten()[:4096].float().cpu().numpy().tobytes())
-        return {
-            "kind": "activations",
-            "model": f"{type(self.model).__name__}, {sum(p.numel() for p in parameters):,} parameters",
-            "dtype": str(parameters[0].dtype),
-            "weights": digest.hexdigest()[:16],
-            "sites": ", ".join(self.sites),
-            **self.windows.fingerprint(),
-        }
+        sites = {"kind": "activations", "sites": ", ".join(self.sites)}
+        return {**model_fingerprint(self.model), **sites, **self.windows.fingerprint()}
 
     def describe(self) -> dict[str, str]:
         """Return the model and its sites, the windows, the number of rows, and what is dropped."""
@@ -146,6 +136,19 @@ class Activations(Source):
             "rows": f"{self.rows:,} an epoch, {self.validation_rows:,} held out for validation, by document",
             "dropped": f"{dropped} give no rows" if dropped else "nothing, every position gives a row",
         }
+
+
+def model_fingerprint(model: nn.Module) -> dict[str, str]:
+    """Return a model's class, size and number format, and a hash of its first and last weights."""
+    parameters = list(model.parameters())
+    digest = hashlib.sha256()
+    for parameter in (parameters[0], parameters[-1]):
+        digest.update(parameter.detach().flatten()[:4096].float().cpu().numpy().tobytes())
+    return {
+        "model": f"{type(model).__name__}, {sum(p.numel() for p in parameters):,} parameters",
+        "dtype": str(parameters[0].dtype),
+        "weights": digest.hexdigest()[:16],
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
         raise ValueError(f"dtype must be one of auto, {', '.join(_DTYPES)}, got {dtype!r}")
     if importlib.util.find_spec("transformers") is None:
         raise ValueError("loading a model needs transformers: `pip install gossamer[hf]`")
-    with _quiet():
+    with quiet():
         source, local_files_only = _resolve(name)
         if dtype == "auto":
             dtype = "bfloat16" if fast_bfloat16(where) else "float32"
@@ -224,7 +224,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the loaders' advice and bars, but not the bars for downloads; at the end put all back."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging

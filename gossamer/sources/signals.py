@@ -19,7 +19,7 @@ from gossamer.sources.laid_out import Items, LaidOut, Piece, counted, found_file
 from gossamer.sources.signal_files import AUDIO, TABLES, Recording, read_signal, require_readers
 from gossamer.sources.source import SourceSpec
 
-__all__ = ["Signals", "SignalsSpec", "resampled"]
+__all__ = ["Signals", "SignalsSpec", "float_samples", "resampled"]
 
 Recordings: TypeAlias = "np.ndarray | str | Path | Sequence[np.ndarray] | Sequence[str | Path]"
 
@@ -107,7 +107,7 @@ class Signals(LaidOut[Frames]):
 
     def _piece(self, name: str, recording: Recording, *, scaled: bool) -> Piece:
         content = recording.samples
-        samples = _float(content, name, scaled=scaled)
+        samples = float_samples(content, name, scaled=scaled)
         samples = samples.mean(axis=1, keepdims=True) if self._channels == "mix" else samples
         rate = recording.rate or self._file_rate
         if self._wanted and rate is None:
@@ -173,7 +173,7 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     return resample_poly(samples, wanted // common, rate // common, axis=0, padtype="edge")
 
 
-def _float(samples: np.ndarray, name: str, *, scaled: bool) -> np.ndarray:
+def float_samples(samples: np.ndarray, name: str, *, scaled: bool) -> np.ndarray:
     """Return finite float64 samples, with full scale 1 if they are those of an audio file."""
     if samples.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got {samples.dtype}")

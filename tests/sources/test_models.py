@@ -141,7 +141,7 @@ class TestLoading:
         settings.set_verbosity_info()
         (settings.enable_progress_bar if bars else settings.disable_progress_bar)()
         (enable_progress_bars if downloads else disable_progress_bars)()
-        with suppress(KeyboardInterrupt), models._quiet():
+        with suppress(KeyboardInterrupt), models.quiet():
             assert not settings.is_progress_bar_enabled()
             assert are_progress_bars_disabled() is not downloads
             raise KeyboardInterrupt
