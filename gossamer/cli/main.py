@@ -14,6 +14,7 @@ from gossamer.cli.compress import compress, decompress, denoise
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
 from gossamer.cli.fit import fit
+from gossamer.cli.generate import generate
 from gossamer.cli.report import report
 from gossamer.cli.select import select
 from gossamer.cli.train import train
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compress": compress,
     "decompress": decompress,
     "denoise": denoise,
+    "generate": generate,
     "bench": bench,
     "doctor": doctor,
 }

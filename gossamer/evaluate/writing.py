@@ -33,12 +33,8 @@ def show(writer: Writer, given: Sequence[Given], decoding: Decoding, *, ablate: 
     for found in ablate_run(writer, given, ablate, decoding):
         print(f"with     {marked(found.before, found.changed, joint=writer.joint)}")
         print(f"without  {marked(found.after, found.added, joint=writer.joint)}")
-        changed = (
-            f"{len(found.changed)} of {len(found.before)} tokens changed" if found.changed or found.added else "same"
-        )
-        print(
-            f"         latent {names}: active on {found.active:,} of {found.rows:,} rows, at most {found.largest:.3g}; {changed}"
-        )
+        active = f"active on {found.active:,} of {found.rows:,} rows, at most {found.largest:.3g}"
+        print(f"         latent {names}: {active}; {len(found.changed)} of {len(found.before)} tokens changed")
 
 
 def parse_latents(text: str) -> Latents:
