@@ -217,6 +217,6 @@ def _read_scalar(hint: Any, value: Any, where: str) -> Any:
         number = hint(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         raise ValueError(f"{where}: expected a finite number, got {number!r}")
     return number

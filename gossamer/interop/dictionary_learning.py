@@ -196,7 +196,7 @@ def _provenance(config: Config, tensors: Mapping[str, Tensor]) -> Provenance:
         model=trainer.text("lm_name"),
         site=site,
         data=buffer.text("dataset_name"),
-        seed=seed if isinstance(seed, int) else None,
+        seed=seed if type(seed) is int else None,
         version="dictionary_learning",
         other={name: json.dumps(value) for name, value in {**other, **trainer.values}.items()},
     )

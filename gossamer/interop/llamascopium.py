@@ -31,7 +31,7 @@ from gossamer.autoencoder.sparsity import ReLU, Sparsity, Threshold, TopK
 from gossamer.autoencoder.tasks import Crosscode, CrossLayer, Reconstruct, Transcode
 from gossamer.interop.affine import AffineParts, assembled
 from gossamer.interop.format import Format, Loaded
-from gossamer.interop.tensors import Config, naming, require_finite, require_tensors, same_dtype
+from gossamer.interop.tensors import LARGEST_SIZE, Config, naming, require_finite, require_tensors, same_dtype
 from gossamer.interop.torch_files import read_torch_file
 from gossamer.spec import nearest
 from gossamer.storage import read_tensors
@@ -85,7 +85,7 @@ class _Stored:
         self.norms = {name.removeprefix(NORM): t for name, t in tensors.items() if name.startswith(NORM)}
         self.tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(NORM)}
         self.width = config.size("d_model")
-        self.latents = int(self.width * config.number("expansion_factor"))
+        self.latents = int(min(self.width * config.number("expansion_factor"), LARGEST_SIZE))
         self.by_norm = config.flag("sparsity_include_decoder_norm", default=True)
         self.activation = config.text("act_fn", "relu").lower()
 

@@ -7,6 +7,7 @@ safetensors bring their own reader, and check with the same functions.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,13 @@ from torch import Tensor
 
 from gossamer.spec import nearest
 
-__all__ = ["FLOATS", "Config", "naming", "require_finite", "require_tensors", "same_dtype"]
+__all__ = ["FLOATS", "LARGEST_SIZE", "Config", "naming", "require_finite", "require_tensors", "same_dtype"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What weights may be stored as."""
+
+LARGEST_SIZE = 2**40
+"""No width, number of latents or number of active ones is larger."""
 
 LARGEST_CONFIG = 16 * 2**20
 """Bytes of a configuration file beyond which it is not read."""
@@ -63,22 +67,19 @@ class Config:
         return self.values.get(name) is not None
 
     def size(self, name: str, default: int | None = None) -> int:
-        """Return a whole number, at least 1."""
+        """Return a whole number from 1 to `LARGEST_SIZE`."""
         value = self.values.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
-            raise ValueError(f"{self.path}: {name} is a whole number from 1 on, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= LARGEST_SIZE:
+            raise ValueError(f"{self.path}: {name} is a whole number from 1 to {LARGEST_SIZE:,}, got {value!r:.40}")
+        if value != int(value):
+            raise ValueError(f"{self.path}: {name} is a whole number, got {value!r}")
         return int(value)
 
     def number(self, name: str, default: float | None = None) -> float:
         """Return a finite number."""
         value = self.values.get(name, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or abs(value) == float("inf")
-            or value != value
-        ):
-            raise ValueError(f"{self.path}: {name} is a finite number, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise ValueError(f"{self.path}: {name} is a finite number, got {value!r:.40}")
         return float(value)
 
     def flag(self, name: str, *, default: bool) -> bool:
