@@ -14,9 +14,11 @@ from gossamer import kernels
 from gossamer.autoencoder import (  # noqa: F401 - all parts, so that files may name them
     archetypal,
     attention,
+    centered,
     cross_layer,
     decoders,
     encoders,
+    row_scaling,
     weight_penalties,
 )
 from gossamer.autoencoder.auxiliaries import Auxiliary
@@ -86,6 +88,11 @@ class AutoencoderSpec(Spec):
         return self.task.output_width(self.input_width)
 
     @property
+    def wants_rows(self) -> bool:
+        """Whether decoding needs the rows that were encoded."""
+        return self.decoder.wants_rows or self.scaling.wants_rows
+
+    @property
     def target_l0(self) -> float | None:
         """The mean number of active latents per row that a penalty is steered to, if one is."""
         return next((penalty.target_l0 for penalty in self.penalties if penalty.target_l0 is not None), None)
@@ -127,7 +134,7 @@ class SparseAutoencoder(nn.Module):
         self.encoder = spec.encoder.build(input_width=width, latents=latents)
         self.sparsity = spec.sparsity.build(latents=latents)
         self.decoder = spec.decoder.build(input_width=width, output_width=spec.output_width, latents=latents)
-        if not self.scaler.folds:
+        if not self.scaler.learns_bias:
             self.decoder.bias.requires_grad_(False)
 
     def encode(self, x: Tensor) -> SparseCodes:
@@ -157,14 +164,16 @@ class SparseAutoencoder(nn.Module):
     def decode(self, codes: SparseCodes, x: Tensor | None = None) -> Tensor:
         """Return the rows `(rows, output_width)` that the codes stand for.
 
-        x: the rows that were encoded, `(rows, input_width)`; only an autoencoder with a skip connection asks for them.
+        x: the rows that were encoded, `(rows, input_width)`, if `spec.wants_rows`: with a skip connection, or where
+        each row has a scaling of its own.
         """
         if codes.latents != self.spec.latents:
             raise ValueError(f"codes of {codes.latents} latents given to an autoencoder of {self.spec.latents}")
         if not torch.compiler.is_compiling():
             require_valid(codes)
-        rows = None if x is None or not self.spec.decoder.wants_rows else self.scaler(self._rows(x))
-        return self._out.undo(self.decoder(codes.replace_values(codes.values * self._code_scale()), rows))
+        rows = None if x is None else self._rows(x)
+        seen = None if rows is None or not self.spec.decoder.wants_rows else self.scaler(rows)
+        return self._out.undo(self.decoder(codes.replace_values(codes.values * self._code_scale()), seen), rows)
 
     def forward(self, x: Tensor) -> Output:
         """Return reconstruction and codes."""

@@ -92,9 +92,10 @@ def assemble(spec: AutoencoderSpec, tensors: Mapping[str, Tensor]) -> SparseAuto
     given = {name: tuple(t.shape) for name, t in state.items()}
     if given != expected:
         raise ValueError(f"it holds {given}, expected {expected}")
-    dtypes = {str(t.dtype) for t in state.values()}
-    if len(dtypes) > 1 or not dtype.is_floating_point:
-        raise ValueError(f"weights are numbers of one floating dtype, got {', '.join(sorted(dtypes))}")
+    kinds = {name: dtype if t.is_floating_point() else t.dtype for name, t in sae.state_dict().items()}
+    wrong = [f"{name} {t.dtype}" for name, t in state.items() if t.dtype != kinds[name]]
+    if wrong or not dtype.is_floating_point:
+        raise ValueError(f"weights are numbers of one floating dtype, here {dtype}, but there is {', '.join(wrong)}")
     sae.load_state_dict(state, assign=True)
     return sae.eval()
 

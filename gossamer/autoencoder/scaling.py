@@ -65,6 +65,12 @@ class Change:
             weight.copy_(_times(weight, self.scale) * self.code)
         bias.copy_(bias * self.code - weight @ self.shift)
 
+    def of_difference(self, weight: Tensor, bias: Tensor) -> None:
+        """Change a map that reads the difference of two rows, and gives pre-activations."""
+        if not self.alike:
+            weight.copy_(_times(weight, self.scale) * self.code)
+        self.of_code(bias)
+
     def of_first(self, weight: Tensor, bias: Tensor) -> None:
         """Change a map that reads rows, and gives what it gave."""
         weight.copy_(_times(weight, self.scale))
@@ -97,9 +103,13 @@ class Change:
 
 
 class Scaler(nn.Module):
-    """Map a row x to (x − mean) · scale and back. mean: `(input_width,)`; scale: as in `Change`."""
+    """Map a row x to (x − mean) · scale and back. mean: `(input_width,)`; scale: as in `Change`.
+
+    folds: whether it is one affine map of all rows. learns_bias: whether the decoder's bias is of use beside it.
+    """
 
     folds: ClassVar[bool] = True
+    learns_bias: ClassVar[bool] = True
     mean: Tensor
     scale: Tensor
 
@@ -113,8 +123,8 @@ class Scaler(nn.Module):
         """Return the row in training units."""
         return once("scaled", x, (self.mean, self.scale), lambda: _times(x - self.mean, self.scale))
 
-    def undo(self, x: Tensor) -> Tensor:
-        """Return the row in the input's own units."""
+    def undo(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the row in the input's own units. rows: those that were encoded, if they have units of their own."""
         return _times(x, self._inverse()) + self.mean
 
     def code_scale(self, x: Tensor | None = None) -> Tensor:
@@ -154,12 +164,13 @@ class RowScaler(Scaler):
     """
 
     folds: ClassVar[bool] = False
+    learns_bias: ClassVar[bool] = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the row with mean square 1."""
         return once("row-norm", x, (self.mean,), lambda: (x - self.mean) * self.code_scale(x)[:, None])
 
-    def undo(self, x: Tensor) -> Tensor:
+    def undo(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return x + mean."""
         return x + self.mean
 
@@ -174,10 +185,12 @@ class RowScaler(Scaler):
 class Scaling(Spec):
     """The family of scalings: what is measured on a sample of rows before training.
 
-    uniform: whether all entries of a row are multiplied by one number.
+    uniform: whether all entries of a row are multiplied by one number. wants_rows: whether decoding needs the rows
+    that were encoded.
     """
 
     uniform: ClassVar[bool] = True
+    wants_rows: ClassVar[bool] = False
 
     def build(self, *, input_width: int) -> Scaler:
         """Return the module, which scales nothing until it is set."""

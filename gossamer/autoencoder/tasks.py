@@ -272,7 +272,7 @@ class EndToEnd(Task):
         def splice(x: Tensor) -> Tensor:
             rows = sae.scaler(x)
             passes.append(traced(sae, rows, rows, moment))
-            return sae.scaler.undo(sae.decoder(passes[-1].codes, rows))
+            return sae.scaler.undo(sae.decoder(passes[-1].codes, rows), x)
 
         spliced = model.run(rows, self.site, splice, self.later)
         terms = {self.judge: self._judged(clean, spliced)}

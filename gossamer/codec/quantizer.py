@@ -155,10 +155,11 @@ def prediction(sae: SparseAutoencoder, *, step: float, reading: Reading = PLAIN)
 
 def require_codec(sae: SparseAutoencoder) -> None:
     """Raise ValueError unless codes alone give back the rows."""
-    if not sae.spec.task.same_rows or sae.spec.decoder.wants_rows:
+    if not sae.spec.task.same_rows or sae.spec.wants_rows:
         raise ValueError(
-            f"{sae.spec.name!r} cannot compress: its task is {sae.spec.task.kind!r} and its decoder "
-            f"{sae.spec.decoder.kind!r}; a codec needs an autoencoder that gives its input back from the codes alone"
+            f"{sae.spec.name!r} cannot compress: its task is {sae.spec.task.kind!r}, its decoder "
+            f"{sae.spec.decoder.kind!r} and its scaling {sae.spec.scaling.kind!r}; a codec needs an autoencoder that "
+            "gives its input back from the codes alone"
         )
 
 

@@ -7,6 +7,7 @@ from gossamer.autoencoder.sparsity.jump import JumpReLU, JumpReLUThresholds
 from gossamer.autoencoder.sparsity.largest import AbsTopK, GroupMax, LinearTopK, TopK
 from gossamer.autoencoder.sparsity.pursuit import MatchingPursuit, OrthogonalMatchingPursuit
 from gossamer.autoencoder.sparsity.rule import Rule, Sparsity
+from gossamer.autoencoder.sparsity.threshold import Threshold, Thresholds
 
 __all__ = [
     "AbsTopK",
@@ -26,6 +27,8 @@ __all__ = [
     "Rule",
     "Sigmoid",
     "Sparsity",
+    "Threshold",
+    "Thresholds",
     "TopK",
     "WinnerTakeAll",
 ]
