@@ -6,7 +6,7 @@ READY := .venv/.ready
 ASSETS := .venv/.assets
 DEMO := runs/smollm2-topk
 
-.PHONY: env assets data demo test lint bench docs clean
+.PHONY: env assets data demo test test-interop lint bench docs clean
 
 env: $(READY)
 
@@ -37,6 +37,11 @@ demo: assets
 
 test: assets data
 	$(BIN)/pytest
+
+# The libraries whose files are read and written, each in an environment of its own, make models and read ours.
+test-interop: env
+	$(BIN)/python -m benchmarks.environments dictionary_learning llamascopium saelens sparsify
+	GOSSAMER_PEERS=1 $(BIN)/pytest tests/interop/test_peers.py
 
 lint: env
 	$(BIN)/ruff format --check .

@@ -85,3 +85,23 @@ def test_a_model_of_another_library_gives_the_same_here(peer: str, case: str, ro
 def test_a_model_is_recognized_by_its_own_format_alone(peer: str, case: str):
     place = place_of(FIXTURES / peer / case)
     assert [name for name, known in formats().items() if known.recognizes(place)] == [peer]
+
+
+@LIVE
+@pytest.mark.parametrize("peer", sorted(exchange.PEERS))
+def test_what_a_library_makes_now_gives_the_same_on_all_rows(peer: str, rows: Tensor, tmp_path: Path):
+    exchange.ask(peer, "make", tmp_path)
+    made = {path.stem for path in tmp_path.glob("*.npz")}
+    assert made == {case for owner, case in CASES if owner == peer}, "the fixtures are older than the script"
+    for case in sorted(made - {case for owner, case in REFUSED if owner == peer}):
+        require_same(format_of(peer).read(place_of(tmp_path / case)).sae, case, rows, tmp_path / f"{case}.npz")
+
+
+@LIVE
+def test_saelens_reads_gemma_scope_files_the_same_way(rows: Tensor, tmp_path: Path):
+    """The file has no library of its own; this is the one that most people read it with."""
+    (tmp_path / "compressed").mkdir()
+    source = FIXTURES / "gemma_scope" / "compressed"
+    (tmp_path / "compressed" / "params.npz").write_bytes((source / "params.npz").read_bytes())
+    exchange.ask("saelens", "read", tmp_path)
+    require_same(format_of("gemma_scope").read(source).sae, "compressed", rows, tmp_path / "compressed.npz")
