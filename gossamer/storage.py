@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["StorageError", "free_bytes", "read_tensors", "replace_file", "replace_folder", "write_tensors"]
+
+PIECE = 2**24
+"""Bytes of a tensor that are written at once."""
+
+DTYPES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+"""How a safetensors file calls what its tensors are made of."""
 
 TEMPORARY = ".writing"
 """Suffix of what is being written; a leftover with it is never read and is overwritten."""
@@ -70,14 +88,46 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Write a safetensors file: 8 bytes for the length of the header, the header as JSON, then the numbers.
 
-    try:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path, dict(metadata))
-    except SafetensorError as error:
-        raise OSError(_errno_of(str(error)), str(error)) from error
+    A piece of a tensor is written at a time. What is a view of something else (a transposed matrix, a file that is
+    mapped) is so never in memory as a whole, however large it is. Tensors with large entries come first, so that all
+    are aligned. Raises TypeError for a dtype that the format does not know.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for name in order:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        entry = {"dtype": _dtype_name(tensor), "shape": list(tensor.shape), "data_offsets": [place, place + size]}
+        entries[name] = entry
+        place += size
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    header += b" " * (-len(header) % 8)
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little"))
+        file.write(header)
+        for name in order:
+            for piece in _pieces(tensors[name].detach()):
+                file.write(piece)
+
+
+def _pieces(tensor: Tensor) -> Iterator[memoryview]:
+    """Iterate over the bytes of a tensor, in row-major order."""
+    import torch
+
+    rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
+    width = rows[:1].numel() * rows.element_size()
+    for piece in rows.split(max(1, PIECE // max(width, 1))) if rows.numel() else ():
+        yield memoryview(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    name = DTYPES.get(str(tensor.dtype))
+    if name is None:
+        raise TypeError(f"a safetensors file of ours holds {', '.join(DTYPES)}, not {tensor.dtype}")
+    return name
 
 
 def read_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -100,9 +150,9 @@ def read_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor],
 def _explained(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
         _remove(temporary)
-        if isinstance(error, StorageError):
+        if isinstance(error, StorageError) or not isinstance(error, OSError):
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StorageError(
@@ -130,10 +180,3 @@ def free_bytes(path: Path) -> int:
 def _flush(file: Path) -> None:
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())
-
-
-def _errno_of(message: str) -> int:
-    """Find the operating system's error number in a message such as '... (os error 28)'."""
-    _, found, rest = message.partition("os error ")
-    digits = rest.split(")")[0]
-    return int(digits) if found and digits.isdigit() else errno.EIO

@@ -19,7 +19,18 @@ from gossamer.codes import SparseCodes, require_valid
 from gossamer.spec import Spec
 from gossamer.storage import read_tensors, replace_file, replace_folder, write_tensors
 
-__all__ = ["FILES", "SPEC", "WEIGHTS", "assemble", "load", "load_codes", "save", "save_codes", "write_into"]
+__all__ = [
+    "FILES",
+    "SPEC",
+    "WEIGHTS",
+    "as_folded",
+    "assemble",
+    "load",
+    "load_codes",
+    "save",
+    "save_codes",
+    "write_into",
+]
 
 SPEC, WEIGHTS, PROVENANCE = "spec.json", "weights.safetensors", "provenance.json"
 
@@ -49,14 +60,21 @@ def save(sae: SparseAutoencoder, folder: str | Path) -> None:
 
 def write_into(folder: Path, sae: SparseAutoencoder) -> None:
     """Write the files of an autoencoder into an empty folder."""
-    folded = sae
-    if not _is_folded(sae):
-        folded = copy.deepcopy(sae)
-        folded.fold()
     (folder / SPEC).write_text(sae.spec.to_json(), encoding="utf-8")
-    write_tensors(folder / WEIGHTS, folded.state_dict(), {"format": FORMAT})
+    write_tensors(folder / WEIGHTS, as_folded(sae).state_dict(), {"format": FORMAT})
     if sae.provenance != Provenance():
         (folder / PROVENANCE).write_text(sae.provenance.to_json(), encoding="utf-8")
+
+
+def as_folded(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """Return an autoencoder whose scaling is folded into its weights: a copy, or this one if it is so already."""
+    neutral = _neutral_scaling(sae.spec, sae, sae.decoder.bias.dtype, sae.device)
+    state = sae.state_dict()
+    if not sae.scaler.folds or all(torch.equal(state[name], tensor) for name, tensor in neutral.items()):
+        return sae
+    folded = copy.deepcopy(sae)
+    folded.fold()
+    return folded
 
 
 def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
@@ -156,13 +174,6 @@ def _read_spec(kind: type[Known], path: Path) -> Known:
         return kind.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or of another version: {error}") from error
-
-
-def _is_folded(sae: SparseAutoencoder) -> bool:
-    """Say whether the weights act on rows in the input's own units already."""
-    neutral = _neutral_scaling(sae.spec, sae, sae.decoder.bias.dtype, sae.device)
-    state = sae.state_dict()
-    return not sae.scaler.folds or all(torch.equal(state[name], tensor) for name, tensor in neutral.items())
 
 
 def _neutral_scaling(
