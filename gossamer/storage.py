@@ -105,6 +105,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         place += size
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     header += b" " * (-len(header) % 8)
+    path.unlink(missing_ok=True)  # never into a file that somebody may have mapped, the tensors given here among them
     with open(path, "wb") as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
@@ -131,7 +132,7 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def read_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors and its metadata.
+    """Read a safetensors file: its tensors, mapped from it, and its metadata.
 
     Raises ValueError, naming the file, if it is missing, truncated or no safetensors file.
     """

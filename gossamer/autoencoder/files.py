@@ -25,7 +25,9 @@ __all__ = [
     "WEIGHTS",
     "as_folded",
     "assemble",
+    "find",
     "load",
+    "load_mapped",
     "load_codes",
     "save",
     "save_codes",
@@ -83,7 +85,14 @@ def load(folder: str | Path, *, device: str = "cpu") -> SparseAutoencoder:
     Raises ValueError if there is none, if there are several (it names them), or if a file is damaged or does not
     match its spec.
     """
-    place = _find(Path(folder))
+    sae = load_mapped(find(Path(folder)), device=device)
+    state = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    sae.load_state_dict(state, assign=True)  # what is mapped would follow its file, and end with it
+    return sae
+
+
+def load_mapped(place: Path, *, device: str = "cpu") -> SparseAutoencoder:
+    """Read a folder that `save` wrote as `load` does; its weights stay mapped from the file, which must not change."""
     spec = _read_spec(AutoencoderSpec, place / SPEC)
     tensors, _ = read_tensors(place / WEIGHTS, device=str(device))
     try:
@@ -156,7 +165,8 @@ def load_codes(path: str | Path, *, device: str = "cpu") -> SparseCodes:
     return codes
 
 
-def _find(folder: Path) -> Path:
+def find(folder: Path) -> Path:
+    """Return the folder of the autoencoder in a folder or run; raises ValueError if there is none, or several."""
     for place in (folder, folder / "sae"):
         if (place / SPEC).is_file():
             return place

@@ -2,32 +2,33 @@
 
     p = x Wᵀ + b        x̂ = z D + c (+ x S)
 
-`AffineParts` are these matrices and biases, one latent per row. `assembled` makes an autoencoder of them, `parts_of`
-takes one apart, with whatever is tied, centered or made of mixtures folded in.
+`AffineParts` are these matrices and biases, one latent per row. `assembled` makes an autoencoder of them, `taken_apart`
+gives them back, with whatever is scaled, tied or made of mixtures folded in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
+from gossamer.autoencoder.centered import CenteredEncoder
 from gossamer.autoencoder.constraints import Free, UnitRows
-from gossamer.autoencoder.decoders import Linear as LinearDecoder
-from gossamer.autoencoder.decoders import Skip
-from gossamer.autoencoder.encoders import Encoder
-from gossamer.autoencoder.encoders import Linear as LinearEncoder
-from gossamer.autoencoder.files import assemble
+from gossamer.autoencoder.decoders import AffineDecoder, LinearDecoder, Skip, SkipDecoder
+from gossamer.autoencoder.decoders import Linear as LinearDecoderSpec
+from gossamer.autoencoder.encoders import Encoder, LinearEncoder, ListaEncoder, TiedEncoder
+from gossamer.autoencoder.encoders import Linear as LinearEncoderSpec
+from gossamer.autoencoder.files import as_folded, assemble
 from gossamer.autoencoder.penalties import GateReconstruction
 from gossamer.autoencoder.scaling import Scaling, Unscaled
 from gossamer.autoencoder.sparsity import Sparsity
 from gossamer.autoencoder.tasks import Reconstruct, Task
 from gossamer.interop.tensors import same_dtype
 
-__all__ = ["AffineParts", "assembled", "less_center"]
+__all__ = ["AffineParts", "TakenApart", "assembled", "less_center", "taken_apart"]
 
 CHUNK = 2**22
 """Entries of a matrix that are multiplied in double precision at once."""
@@ -62,9 +63,9 @@ def assembled(
     """Return the autoencoder of some parts, which it holds as they are.
 
     sparsity: what stands between the two maps; thresholds: its own tensors, by the names that its module gives them.
-    encoder: `Linear()`, or `Centered()` if the decoder's bias is taken from the row first. scaling: `Unscaled()`, or
-    one that each row measures for itself. task: what is read and given. Losses are not known: the spec has none but
-    what the architecture cannot do without.
+    encoder: `Linear()`, `Centered()` if the decoder's bias is taken from the row first, or `Tied()`, which has no
+    matrix of its own. scaling: `Unscaled()`, or one that each row measures for itself. task: what is read and given.
+    Losses are not known: the spec has none but what the architecture cannot do without.
     """
     tensors = {
         "encoder.weight": parts.encoder,
@@ -75,6 +76,8 @@ def assembled(
     }
     if parts.skip is not None:
         tensors["decoder.skip"] = parts.skip
+    if encoder is not None and encoder.tied:
+        tensors["encoder.gain"] = torch.ones((), dtype=tensors.pop("encoder.weight").dtype)
     tensors = same_dtype(tensors)
     constraint = UnitRows() if _unit(parts.decoder) else Free()
     latents, width = parts.encoder.shape
@@ -83,13 +86,70 @@ def assembled(
         input_width=width,
         latents=latents,
         sparsity=sparsity,
-        encoder=encoder or LinearEncoder(),
-        decoder=(LinearDecoder if parts.skip is None else Skip)(constraint=constraint),
+        encoder=encoder or LinearEncoderSpec(),
+        decoder=(LinearDecoderSpec if parts.skip is None else Skip)(constraint=constraint),
         scaling=scaling or Unscaled(),
         penalties=(GateReconstruction(),) if sparsity.kind == "gated" else (),
         task=task or Reconstruct(),
     )
     return assemble(spec, tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class TakenApart:
+    """What an autoencoder comes down to. centered: whether the encoder's bias is for rows less the decoder's bias."""
+
+    parts: AffineParts
+    centered: bool
+    notes: tuple[str, ...]
+
+    def read_plainly(self) -> AffineParts:
+        """Return the parts with the encoder's bias for rows as they are."""
+        bias = self.parts.encoder_bias
+        if self.centered:
+            bias = less_center(bias, self.parts.encoder, self.parts.decoder_bias)
+        return replace(self.parts, encoder_bias=bias)
+
+    def read_centered(self) -> AffineParts:
+        """Return the parts with the encoder's bias for rows less the decoder's bias."""
+        bias = self.parts.encoder_bias
+        if not self.centered:
+            bias = less_center(bias, self.parts.encoder, -self.parts.decoder_bias)
+        return replace(self.parts, encoder_bias=bias)
+
+
+@torch.no_grad()
+def taken_apart(sae: SparseAutoencoder) -> TakenApart:
+    """Return the two affine maps of an autoencoder, in units of the row as it is (or, with a scaling that the row
+    measures for itself, as it is then).
+
+    Raises ValueError, with the reason, if it is made of anything else.
+    """
+    folded = as_folded(sae)
+    encoder, decoder, notes = folded.encoder, folded.decoder, []
+    if folded is not sae:
+        notes.append(f"the scaling {sae.spec.scaling.kind!r} is folded into weights and biases")
+    if sae.spec.scaling.kind == "row-norm":
+        raise ValueError(
+            "scaling 'row-norm' lets codes carry the norm of their row, which other libraries' codes do not; train "
+            "with 'constant-norm' or 'mean-scale' to write it"
+        )
+    if not isinstance(decoder, AffineDecoder):
+        raise ValueError(f"the decoder {sae.spec.decoder.kind!r} is no single matrix of directions")
+    directions, skip = decoder.directions(), None
+    if not isinstance(decoder, LinearDecoder):
+        notes.append(f"the directions of the decoder {sae.spec.decoder.kind!r} are multiplied out")
+    if isinstance(decoder, SkipDecoder):
+        skip = decoder.skip
+    if isinstance(encoder, TiedEncoder):
+        weight = directions * encoder.gain if encoder.gain != 1 else directions
+        notes.append("the encoder's weights are the decoder's, and are written twice")
+    elif isinstance(encoder, LinearEncoder) and not isinstance(encoder, ListaEncoder):
+        weight = encoder.weight
+    else:
+        raise ValueError(f"the encoder {sae.spec.encoder.kind!r} is no single affine map")
+    parts = AffineParts(weight, encoder.get_parameter("bias"), directions, decoder.bias, skip)
+    return TakenApart(parts, isinstance(encoder, TiedEncoder | CenteredEncoder), tuple(notes))
 
 
 def less_center(bias: Tensor, weight: Tensor, center: Tensor) -> Tensor:
