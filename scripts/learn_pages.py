@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="pages without .md; all of them by default")
     parser.add_argument("--check", action="store_true", help="compare what is printed with the pages, change nothing")
     given = parser.parse_args()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # no page may depend on a network
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # no page may depend on a network
     import torch
 
     torch.set_num_threads(1)  # models are small; beside other work, several threads mostly wait for each other
