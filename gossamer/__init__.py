@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from gossamer.autoencoder.autoencoder import AutoencoderSpec as AutoencoderSpec
     from gossamer.autoencoder.autoencoder import SparseAutoencoder as SparseAutoencoder
     from gossamer.autoencoder.autoencoder import with_l0 as with_l0
-    from gossamer.autoencoder.files import load as load
     from gossamer.autoencoder.files import load_codes as load_codes
     from gossamer.autoencoder.files import save as save
     from gossamer.autoencoder.files import save_codes as save_codes
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from gossamer.estimators.sae import SAE as SAE
     from gossamer.estimators.sae_cv import SAECV as SAECV
     from gossamer.evaluate.measure import measure as measure
+    from gossamer.interop.reading import from_pretrained as from_pretrained
+    from gossamer.interop.reading import load as load
     from gossamer.sources.activations import Activations as Activations
     from gossamer.sources.arrays import Arrays as Arrays
     from gossamer.sources.documents import Documents as Documents
@@ -66,7 +67,8 @@ _HOMES = {
     "TrainSpec": "gossamer.training.spec",
     "concatenate_codes": "gossamer.codes",
     "measure": "gossamer.evaluate.measure",
-    "load": "gossamer.autoencoder.files",
+    "from_pretrained": "gossamer.interop.reading",
+    "load": "gossamer.interop.reading",
     "load_codes": "gossamer.autoencoder.files",
     "plan": "gossamer.training.loop",
     "preset": "gossamer.autoencoder.presets",
@@ -76,10 +78,15 @@ _HOMES = {
     "with_l0": "gossamer.autoencoder.autoencoder",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
+_ROOMS = ("interop",)
+"""Rooms that are used by their name: gossamer.interop.saelens.write(sae, folder)."""
+
+__all__ = ["__version__", *_ROOMS, *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"gossamer.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'gossamer' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -111,7 +111,10 @@ class Format(ABC):
         if folder.is_file() or present - self.files:
             raise ValueError(f"{folder} holds something else than a {self.title} autoencoder; choose another folder")
         notes: list[str] = []
-        replace_folder(folder, lambda temporary: notes.extend(self.fill(sae, temporary)))
+        try:
+            replace_folder(folder, lambda temporary: notes.extend(self.fill(sae, temporary)))
+        except ValueError as error:
+            raise ValueError(f"{self.title} cannot hold this autoencoder, {sae.spec.name!r}: {error}") from error
         return tuple(notes)
 
     @property

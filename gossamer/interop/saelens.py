@@ -26,6 +26,7 @@ from gossamer.autoencoder.sparsity import AbsTopK, BatchTopK, Gated, MatchingPur
 from gossamer.autoencoder.tasks import Task, Transcode
 from gossamer.interop.affine import AffineParts, assembled
 from gossamer.interop.format import Format, Loaded
+from gossamer.interop.memory import remembered, to_remember
 from gossamer.interop.saelens_writing import PREFIX, written
 from gossamer.interop.tensors import Config, naming, require_finite, require_tensors
 from gossamer.spec import nearest
@@ -134,7 +135,7 @@ class SAELens(Format):
         if name not in _KINDS:
             raise ValueError(f"{config.path}: the architecture {name!r} is not known here; {nearest(name, _KINDS)}")
         kind = _KINDS[name]
-        tensors = _tensors(kind, config, folder / WEIGHTS)
+        tensors, metadata = _tensors(kind, config, folder / WEIGHTS)
         notes = _remarks(config)
         parts = _parts(kind, tensors, config)
         if config.flag("rescale_acts_by_decoder_norm", default=name in ("batchtopk", "matryoshka_batchtopk")):
@@ -155,13 +156,14 @@ class SAELens(Format):
             )
         require_finite(sae.state_dict(), folder)
         sae.provenance = _provenance(config, folder)
-        return Loaded(sae, tuple(notes))
+        exact = remembered(metadata, sae, tensors, lambda other: written(other)[1])
+        return Loaded(exact, tuple(notes) if exact is sae else ())
 
     def fill(self, sae: SparseAutoencoder, folder: Path) -> tuple[str, ...]:
         """Write an autoencoder; raises ValueError, with the reason, for what SAELens cannot compute."""
         config, tensors, notes = written(sae)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_tensors(folder / WEIGHTS, tensors, {})
+        write_tensors(folder / WEIGHTS, tensors, to_remember(sae))
         return notes
 
 
@@ -193,7 +195,7 @@ _METADATA = (
 """What version 5 kept beside the architecture and version 6 keeps under `metadata`."""
 
 
-def _tensors(kind: _Kind, config: Config, path: Path) -> dict[str, Tensor]:
+def _tensors(kind: _Kind, config: Config, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     width, latents = config.size("d_in"), config.size("d_sae")
     out = config.size("d_out", 768) if kind.transcodes else width
     shapes: dict[str, tuple[int, ...]] = {"W_dec": (latents, out), "b_dec": (out,)}
@@ -202,14 +204,14 @@ def _tensors(kind: _Kind, config: Config, path: Path) -> dict[str, Tensor]:
     if kind.skips:
         shapes["W_skip"] = (out, width)
     shapes |= dict.fromkeys(kind.more, (latents,)) | dict.fromkeys(kind.scalars, ())
-    tensors, _ = read_tensors(path)
+    tensors, metadata = read_tensors(path)
     if "threshold" in shapes and "log_threshold" in tensors:
         shapes["log_threshold"] = shapes.pop("threshold")
     factor = tensors.pop("scaling_factor", None)
     if factor is not None and not bool((factor == 1).all()):
         raise ValueError(f"{path}: a scaling_factor that was fine-tuned is not known here")
     require_tensors(tensors, shapes, path)
-    return tensors
+    return tensors, metadata
 
 
 def _parts(kind: _Kind, tensors: Mapping[str, Tensor], config: Config) -> AffineParts:

@@ -123,7 +123,7 @@ def written(sae: SparseAutoencoder) -> tuple[dict[str, Any], dict[str, Tensor], 
         "normalize_activations": _normalization(sae),
         **options,
     }
-    notes = (*apart.notes, *([found.note] if found.note else []))
+    notes = (*(apart.notes if "W_enc" in tensors else ()), *([found.note] if found.note else ()))
     return config | _about(sae), tensors, notes
 
 

@@ -21,6 +21,7 @@ from gossamer.autoencoder.sparsity import AbsTopK, GroupMax, Sparsity, TopK
 from gossamer.autoencoder.tasks import Transcode
 from gossamer.interop.affine import AffineParts, assembled, less_center, taken_apart
 from gossamer.interop.format import Format, Loaded
+from gossamer.interop.memory import remembered, to_remember
 from gossamer.interop.tensors import Config, naming, require_finite, require_tensors
 from gossamer.spec import nearest
 from gossamer.storage import read_tensors, write_tensors
@@ -46,7 +47,7 @@ class Sparsify(Format):
         folder = Path(place)
         config = Config.read(folder / CONFIG)
         transcodes, skips = (config.flag(name, default=False) for name in ("transcode", "skip_connection"))
-        tensors = _tensors(config, folder / WEIGHTS, skips=skips)
+        tensors, metadata = _tensors(config, folder / WEIGHTS, skips=skips)
         bias, notes = tensors["encoder.bias"], []
         if config.flag("multi_topk", default=False):
             notes.append(
@@ -68,18 +69,18 @@ class Sparsify(Format):
             )
         require_finite(sae.state_dict(), folder)
         sae.provenance = Provenance(site=folder.resolve().name if "layers." in folder.resolve().name else "")
-        return Loaded(sae, tuple(notes))
+        exact = remembered(metadata, sae, tensors, lambda other: _written(other)[1])
+        return Loaded(exact, tuple(notes) if exact is sae else ())
 
-    @torch.no_grad()
     def fill(self, sae: SparseAutoencoder, folder: Path) -> tuple[str, ...]:
         """Write an autoencoder; raises ValueError, with the reason, for what sparsify cannot compute."""
         config, tensors, notes = _written(sae)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+        write_tensors(folder / WEIGHTS, tensors, {"format": "pt", **to_remember(sae)})
         return notes
 
 
-def _tensors(config: Config, path: Path, *, skips: bool) -> dict[str, Tensor]:
+def _tensors(config: Config, path: Path, *, skips: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     width = config.size("d_in")
     latents = (
         config.size("num_latents") if config.values.get("num_latents") else width * config.size("expansion_factor")
@@ -88,9 +89,9 @@ def _tensors(config: Config, path: Path, *, skips: bool) -> dict[str, Tensor]:
     shapes = {"encoder.weight": matrix, "encoder.bias": (latents,), "W_dec": matrix, "b_dec": (width,)}
     if skips:
         shapes["W_skip"] = (width, width)
-    tensors, _ = read_tensors(path)
+    tensors, metadata = read_tensors(path)
     require_tensors(tensors, shapes, path)
-    return tensors
+    return tensors, metadata
 
 
 def _sparsity(config: Config) -> Sparsity:
@@ -102,6 +103,7 @@ def _sparsity(config: Config) -> Sparsity:
     return TopK(k=k) if activation == "topk" else GroupMax(k=k)
 
 
+@torch.no_grad()
 def _written(sae: SparseAutoencoder) -> tuple[dict[str, object], dict[str, Tensor], tuple[str, ...]]:
     spec, sparsity = sae.spec, sae.spec.sparsity
     if spec.task.kind not in ("reconstruct", "end-to-end", "transcode") or spec.output_width != spec.input_width:

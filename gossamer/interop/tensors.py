@@ -136,7 +136,7 @@ def same_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(widest) for name, tensor in tensors.items()}
 
 
-def require_finite(tensors: Mapping[str, Tensor], place: Path) -> None:
+def require_finite(tensors: Mapping[str, Tensor], place: str | Path) -> None:
     """Raise ValueError, naming the tensor, if one holds NaN or an infinity; takes no memory of its size."""
     for name, tensor in tensors.items():
         if tensor.numel() and tensor.is_floating_point():
