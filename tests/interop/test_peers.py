@@ -10,6 +10,7 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.autoencoder.presets import PRESETS, preset
 from gossamer.interop.format import format_of, formats
 
 PEERS = Path(__file__).parent / "peers"
@@ -32,6 +34,13 @@ REFUSED = {
     ("saelens", "matching_pursuit"): "matching_pursuit",
 }
 """What other libraries have and cannot be computed here, and the word that says so."""
+
+
+WRITABLE = {
+    "saelens": ("topk", "batch-topk", "vanilla-l1", "gated", "jumprelu", "matryoshka-batch-topk", "abs-topk"),
+    "sparsify": ("topk", "hierarchical-topk", "transcoder", "skip-transcoder"),
+}
+"""Some of what can certainly be written."""
 
 
 def _load(name: str) -> ModuleType:
@@ -105,3 +114,49 @@ def test_saelens_reads_gemma_scope_files_the_same_way(rows: Tensor, tmp_path: Pa
     (tmp_path / "compressed" / "params.npz").write_bytes((source / "params.npz").read_bytes())
     exchange.ask("saelens", "read", tmp_path)
     require_same(format_of("gemma_scope").read(source).sae, "compressed", rows, tmp_path / "compressed.npz")
+
+
+def own_models() -> dict[str, SparseAutoencoder]:
+    """Return one of each preset with weights that are not at their start, and what was read of every other library."""
+    models = {f"{peer}_{case}": (peer, case) for peer, case in CASES if (peer, case) not in REFUSED}
+    found = {name: format_of(peer).read(place_of(FIXTURES / peer / case)).sae for name, (peer, case) in models.items()}
+    for name in PRESETS:
+        needed = SITES.get(name, {})
+        sae = preset(name, input_width=32, latents=64, l0=6, **needed).build(seed=1)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for own, tensor in sae.state_dict().items():
+                if own.endswith(("bias", "threshold", "log_gain")):
+                    tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator)).abs_()
+        found[name] = sae.eval()
+    return found
+
+
+SITES: dict[str, dict[str, Any]] = {
+    "transcoder": {"site": "in", "target": "out"},
+    "skip-transcoder": {"site": "in", "target": "out"},
+    "crosscoder": {"sites": ("a", "b"), "widths": (16, 16)},
+    "clt": {"sites": ("a", "b"), "targets": ("c", "d")},
+    "end-to-end": {"site": "in"},
+    "deep-autoencoder": {"hidden": (48,)},
+}
+"""What presets need beside sizes, or should have for small ones."""
+
+
+@LIVE
+@pytest.mark.parametrize("peer", ["saelens", "sparsify"])
+def test_what_is_written_here_gives_the_same_there(peer: str, rows: Tensor, tmp_path: Path):
+    """Whatever the format takes, from whichever library it came; the rest is refused with a reason."""
+    known, written, refused = format_of(peer), {}, {}
+    for name, sae in own_models().items():
+        try:
+            known.write(sae, tmp_path / name)
+            written[name] = sae
+        except ValueError as error:
+            refused[name] = str(error)
+    print({name: refused[name] for name in refused}, list(written))
+    assert not [name for name in refused if known.title not in refused[name] or (tmp_path / name).exists()]
+    assert set(WRITABLE[peer]) <= set(written)
+    exchange.ask(peer, "read", tmp_path)
+    for name, sae in written.items():
+        require_same(sae, name, rows, tmp_path / f"{name}.npz")

@@ -18,9 +18,12 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks" / "peers"))  # for `absent`
 
-__all__ = ["LATENTS", "WIDTH", "Case", "Run", "draw", "main", "scramble"]
+__all__ = ["LATENTS", "MANY", "WIDTH", "Case", "Run", "draw", "main", "scramble"]
 
 WIDTH, LATENTS = 32, 64
+
+MANY = 40
+"""More active latents than there are positive pre-activations, to see what a rule that keeps the largest does then."""
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 """What a model does to `(rows, WIDTH)`: its codes and its reconstruction."""

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from exchange import LATENTS, WIDTH, Case, Run, draw, main, scramble
+from exchange import LATENTS, MANY, WIDTH, Case, Run, draw, main, scramble
 from torch import Tensor
 
 # Imported at the top of modules we need, used only to read activations from models and to log to an account.
@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "p_anneal": case(PAnnealTrainer),
     "gated": case(GatedSAETrainer),
     "jumprelu": case(JumpReluTrainer),
-    "topk": case(TopKTrainer, k=6),
+    "topk": case(TopKTrainer, k=MANY),
     "batch_topk": case(BatchTopKTrainer, k=6),
     "matryoshka_batch_topk": case(MatryoshkaBatchTopKTrainer, k=6, group_fractions=[0.25, 0.25, 0.5]),
 }

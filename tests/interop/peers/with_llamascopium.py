@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exchange import LATENTS, WIDTH, Case, Run, draw, main, scramble
+from exchange import LATENTS, MANY, WIDTH, Case, Run, draw, main, scramble
 from torch import Tensor
 
 from absent import stand_in_for, without_init  # isort: skip
@@ -123,7 +123,7 @@ CASES: dict[str, Case] = {
     "jumprelu_inference": autoencoder(act_fn="jumprelu", norm_activation="inference"),
     "jumprelu_plain": autoencoder(act_fn="jumprelu", sparsity_include_decoder_norm=False),
     "topk": autoencoder(act_fn="topk", top_k=6),
-    "topk_plain": autoencoder(act_fn="topk", top_k=6, sparsity_include_decoder_norm=False),
+    "topk_plain": autoencoder(act_fn="topk", top_k=MANY, sparsity_include_decoder_norm=False),
     "token_wise": autoencoder(act_fn="topk", top_k=6, norm_activation="token-wise"),
     "transcoder": autoencoder(act_fn="jumprelu", target=OUT),
     "crosscoder": crosscoder(act_fn="relu"),

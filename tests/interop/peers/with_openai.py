@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exchange import LATENTS, WIDTH, Case, Run, draw, main
+from exchange import LATENTS, MANY, WIDTH, Case, Run, draw, main
 from torch import Tensor
 
 
@@ -70,8 +70,8 @@ def case(activation: str, **activation_state: Any) -> Case:
 
 CASES: dict[str, Case] = {
     "relu": case("ReLU"),
-    "topk": case("TopK", k=6, postact_fn="ReLU"),
-    "topk_identity": case("TopK", k=6, postact_fn="Identity"),
+    "topk": case("TopK", k=MANY, postact_fn="ReLU"),
+    "topk_identity": case("TopK", k=MANY, postact_fn="Identity"),
 }
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from exchange import LATENTS, WIDTH, Case, Run, draw, main, scramble
+from exchange import LATENTS, MANY, WIDTH, Case, Run, draw, main, scramble
 from torch import Tensor
 
 from absent import stand_in_for, without_init  # isort: skip
@@ -100,7 +100,7 @@ CASES: dict[str, Case] = {
         transform=lambda rows: rows.unflatten(1, (4, WIDTH // 4)),
     ),
     "gated": case("GatedSAE"),
-    "topk": case("TopKSAE", k=6),
+    "topk": case("TopKSAE", k=MANY),
     "topk_rescaled": case("TopKSAE", k=6, rescale_acts_by_decoder_norm=True),
     "topk_layer_norm": case("TopKSAE", k=6, normalize_activations="layer_norm"),
     "abs_topk": case("AbsTopKSAE", k=6),

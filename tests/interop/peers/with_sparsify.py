@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from exchange import LATENTS, WIDTH, Case, Run, main, scramble
+from exchange import LATENTS, MANY, WIDTH, Case, Run, main, scramble
 from sparsify import SparseCoder, SparseCoderConfig
 from torch import Tensor
 
@@ -42,7 +42,7 @@ def read(folder: Path) -> Run:
 
 
 CASES: dict[str, Case] = {
-    "topk": case(),
+    "topk": case(k=MANY),
     "multi_topk": case(multi_topk=True),
     "skip": case(skip_connection=True),
     "transcoder": case(transcode=True),
