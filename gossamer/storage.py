@@ -149,10 +149,14 @@ def read_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor],
 
 @contextmanager
 def _explained(path: Path, temporary: Path) -> Iterator[None]:
+    absent = [parent for parent in path.parents if not parent.exists()]
     try:
         yield
     except BaseException as error:
         _remove(temporary)
+        for parent in absent:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
         if isinstance(error, StorageError) or not isinstance(error, OSError):
             raise
         reason = os.strerror(error.errno) if error.errno else str(error)

@@ -27,8 +27,9 @@ __all__ = [
     "assemble",
     "find",
     "load",
-    "load_mapped",
     "load_codes",
+    "load_mapped",
+    "note_metrics",
     "save",
     "save_codes",
     "write_into",
@@ -125,6 +126,14 @@ def assemble(spec: AutoencoderSpec, tensors: Mapping[str, Tensor]) -> SparseAuto
         raise ValueError(f"weights are numbers of one floating dtype, here {dtype}, but there is {', '.join(wrong)}")
     sae.load_state_dict(state, assign=True)
     return sae.eval()
+
+
+def note_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Add what was measured to the provenance of the autoencoder in a folder; what is noted already is replaced."""
+    path = folder / PROVENANCE
+    known = _read_spec(Provenance, path) if path.is_file() else Provenance()
+    text = known.replace(metrics={**known.metrics, **metrics}).to_json()
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def save_codes(codes: SparseCodes, path: str | Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gossamer.autoencoder.files import note_metrics
 from gossamer.evaluate.measure import Measurement, measure, write_measurements
 from gossamer.sources.source import Source
-from gossamer.training.run import Run, RunSpec
+from gossamer.training.run import Run, RunSpec, model_folders
 from gossamer.training.start import run_source
 
 __all__ = ["FIGURES", "Figure", "figures", "measure_run", "print_table"]
@@ -86,5 +87,8 @@ def measure_run(folder: str | Path, *, rows: int, predictions: int) -> tuple[Run
     measurements = [measure(sae, source, rows=rows, predictions=predictions, quiet=False) for sae in run.autoencoders]
     for measurement in measurements:
         print_table(measurement, title=f"{folder}: {measurement.name}")
+    places = model_folders(Path(folder), [sae.spec for sae in run.autoencoders])
+    for place, measurement in zip(places, measurements, strict=True):
+        note_metrics(place, {figure.key: value for figure, value, _ in figures(measurement)})
     print(f"written to {write_measurements(measurements, Path(folder))}")
     return run, source, measurements

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from gossamer.interop.hub import HUB, fetch_named
 from gossamer.interop.reading import Place, inside, places
 
@@ -51,10 +53,14 @@ def _contents(member: str, place: Place) -> Contents:
         *_l0(loaded.sae.provenance.metrics, getattr(spec.sparsity, "k", None)),
         *(line for line in loaded.sae.provenance.lines() if not line.startswith(("l0:", "license:"))),
         f"license: {loaded.sae.provenance.license or 'not stated'}",
-        *(f"{name}: {tuple(tensor.shape)}" for name, tensor in state.items() if tensor.dim()),
+        *(f"{name}: {tuple(tensor.shape)}" for name, tensor in state.items() if _is_shown(name, tensor)),
         *(f"note: {note}" for note in loaded.notes),
     ]
     return Contents(member, place.format.title, tuple(lines))
+
+
+def _is_shown(name: str, tensor: Tensor) -> bool:
+    return tensor.dim() > 0 and not name.startswith(("scaler.", "target_scaler."))
 
 
 def _l0(metrics: dict[str, float], k: int | None) -> list[str]:

@@ -18,8 +18,8 @@ def convert_place(path: str | Path, out: str | Path, *, to: str, source: str = "
     path, member: as `gossamer.load` takes them. out: a folder; of several autoencoders, each gets a folder in it by its
     name. source: the format of the path; recognized if it is "".
 
-    Raises ValueError before anything is written if nothing can be read or the new format cannot be written; with the
-    reason for what it cannot express.
+    Raises ValueError if there is nothing to read, or the new format cannot be written; with the reason for what cannot
+    be read or expressed. Of several autoencoders the others are written all the same.
     """
     target, out = format_of(to), Path(out)
     if not target.writable:
@@ -28,9 +28,19 @@ def convert_place(path: str | Path, out: str | Path, *, to: str, source: str = "
     found = places(place, format=source) or {"": locate(place, format=source)}
     if out.resolve() == place.resolve():
         raise ValueError(f"{out} is where the autoencoder comes from; write it to another folder")
+    refused = []
     for name, one in found.items():
-        loaded = one.read()
         folder = out if len(found) == 1 else out / (name.removesuffix(one.path.suffix) if one.path.is_file() else name)
-        notes = (*loaded.notes, *target.write(loaded.sae, folder))
+        try:
+            loaded = one.read()
+            notes = (*loaded.notes, *target.write(loaded.sae, folder))
+        except ValueError as error:
+            if len(found) == 1:
+                raise
+            refused.append(name)
+            yield f"{one.path} is left out: {error}"
+            continue
         yield f"{one.path} ({one.format.title}) → {folder} ({target.title})"
         yield from (f"  note: {note}" for note in notes)
+    if refused:
+        raise ValueError(f"{len(refused)} of {len(found)} autoencoders could not be converted: {', '.join(refused)}")

@@ -28,6 +28,7 @@ from gossamer.training.learner import Learner
 from gossamer.training.learners import learner_of, require
 from gossamer.training.metrics import MetricsLog, Progress
 from gossamer.training.plan import Plan, make_plan
+from gossamer.training.provenance import provenance_of
 from gossamer.training.run import Model, PythonSource, Run, RunSpec, differences
 from gossamer.training.spec import TrainSpec, derive
 from gossamer.transformer.model import Transformer
@@ -176,6 +177,8 @@ class _Session:
                 _say(learner.verdict(), quiet=quiet)
             learner.finish()
         run = Run.of(self.folder, [learner.model for learner in self.learners])
+        for number, sae in enumerate(run.autoencoders):
+            sae.provenance = provenance_of(self.run, self.source, number, self.folder)
         run.save()
         return run
 
