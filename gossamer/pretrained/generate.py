@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gossamer.pretrained.own import TransformerWriter, is_run
 from gossamer.pretrained.speech import SpeechWriter
 from gossamer.pretrained.text import TextWriter
 from gossamer.pretrained.writer import Given, Writer, Written
@@ -16,13 +17,16 @@ __all__ = ["generate", "open_writer"]
 
 
 def open_writer(name: str | Path, *, device: str = "cpu", dtype: str = "auto") -> Writer:
-    """Open a model that writes: a packaged one, a folder, or a name in the cache or on the Hugging Face hub.
+    """Open a model that writes: a packaged one, a folder, a name in the cache or on the Hugging Face hub, or a run.
 
     Causal language models (GPT-2, Llama, …), encoder–decoders (T5, BART, Marian, …) and Whisper; safetensors only, and
-    code that comes with a model is never run. dtype: as in `load_model`.
+    code that comes with a model is never run. A run is that of a transformer of ours, such as `runs/g2p`. dtype: as in
+    `load_model`.
 
     Raises ValueError as `load_model` does, and for a model without a decoder that writes.
     """
+    if is_run(name):
+        return TransformerWriter(name, device=device)
     loaded = load_model(str(name), device=device, dtype=dtype)
     if not can_write(loaded.model):
         raise ValueError(

@@ -46,9 +46,9 @@ class Writer(ABC):
     """
 
     reads: ClassVar[str]
-    joint: ClassVar[str] = ""
     name: str
     model: nn.Module
+    joint: str = ""
 
     @abstractmethod
     def write(self, given: Sequence[Given], decoding: Decoding) -> list[Written]:

@@ -20,6 +20,7 @@ from gossamer.report.figures import INSTALL
 from gossamer.report.logit_lens import logit_lens
 from gossamer.report.pictures import pictures
 from gossamer.report.render import write
+from gossamer.report.surroundings import Surroundings, surroundings
 from gossamer.sources.source import Source
 from gossamer.training.metrics import read_metrics
 from gossamer.training.run import RunSpec
@@ -48,10 +49,11 @@ def report_run(
     paths = []
     for number, (sae, measurement) in enumerate(zip(run.autoencoders, measurements, strict=True)):
         name = "report.html" if len(measurements) == 1 else f"report-{number}-{measurement.name}.html"
-        cards, sampling = _cards(sae, source, measurement, features=features, seed=seed)
+        around = surroundings(source)
+        cards, sampling = _cards(sae, source, measurement, around, features=features, seed=seed)
         lines = [line for line in log if line["model"] == number]
         data = describe(spec, spec.derived[number], source, sae, measurement, lines, cards, sampling)
-        data = dataclasses.replace(data, pictures=pictures(sae, source))
+        data = dataclasses.replace(data, pictures=pictures(sae, source), sounds=around.sounds)
         paths.append(write(data, folder / name))
         print(f"written to {paths[-1]}")
     return paths
@@ -96,7 +98,13 @@ def describe(
 
 
 def _cards(
-    sae: SparseAutoencoder, source: Source, measurement: Measurement, *, features: int, seed: int
+    sae: SparseAutoencoder,
+    source: Source,
+    measurement: Measurement,
+    around: Surroundings,
+    *,
+    features: int,
+    seed: int,
 ) -> tuple[tuple[FeatureCard, ...], str]:
     score = measurement.sparsity
     latents, sampling = choose_latents(score.densities, features, seed=seed)
@@ -115,8 +123,8 @@ def _cards(
                 mean_activation=float(score.mean_activation[latent]),
                 max_activation=float(score.max_activation[latent]),
                 histogram=seen.histogram(),
-                top_contexts=tuple(seen.context(entry, source) for entry in seen.strongest(TOP)),
-                random_contexts=tuple(seen.context(entry, source) for entry in seen.random(RANDOM, rng)),
+                top_contexts=tuple(seen.context(entry, around) for entry in seen.strongest(TOP, span=around.span)),
+                random_contexts=tuple(seen.context(entry, around) for entry in seen.random(RANDOM, rng)),
                 promoted=promoted,
                 suppressed=suppressed,
             )

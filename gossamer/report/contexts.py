@@ -1,4 +1,4 @@
-"""Where the chosen latents are active: their contexts in held-out text, strongest and random, and their histograms."""
+"""Where the chosen latents are active in held-out data: strongest and random places, and their histograms."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.codes import is_active
 from gossamer.report.data import Context, Histogram
+from gossamer.report.surroundings import Place, Surroundings
 from gossamer.sources.activations import Activations
+from gossamer.sources.sequences import SequenceActivations
 from gossamer.sources.source import Batch, Source
 
 __all__ = ["Activity", "choose_latents", "collect"]
-
-BEFORE, AFTER = 20, 10
-"""Tokens shown before and after the one in focus."""
 
 STRATA = 10
 BINS = 20
@@ -69,33 +68,25 @@ class Activity:
         )
         return Histogram(counts=counts.tolist(), edges=edges.tolist())
 
-    def strongest(self, count: int) -> np.ndarray:
-        """Return the entries with the largest activations, at most one per window."""
+    def strongest(self, count: int, *, span: int = 0) -> np.ndarray:
+        """Return the entries with the largest activations, at most one per window, or per `span` offsets of one."""
         order = np.argsort(-np.abs(self.values), kind="stable")
-        _, first = np.unique(self.windows[order], return_index=True)
+        stretches = np.stack([self.windows, self.offsets // span if span else 0 * self.offsets], axis=1)
+        _, first = np.unique(stretches[order], axis=0, return_index=True)
         return order[np.sort(first)[:count]]
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return entries drawn at random from all of them."""
         return rng.permutation(len(self.values))[:count]
 
-    def context(self, entry: int, source: Source) -> Context:
-        """Return what surrounds an entry: its tokens, or for plain arrays its row."""
-        value = float(self.values[entry])
-        if not isinstance(source, Activations):
-            return Context(tokens=(), activations=(value,), origin=f"row {self.positions[entry]:,}")
-        offset = int(self.offsets[entry])
-        tokens = source.windows.batch(self.windows[entry : entry + 1])
-        start, stop = max(0, offset - BEFORE), min(int(tokens.real.sum()), offset + AFTER + 1)
+    def context(self, entry: int, around: Surroundings) -> Context:
+        """Return what surrounds an entry."""
         here = self.windows == self.windows[entry]
-        activations = np.zeros(tokens.ids.shape[1], np.float32)
+        activations = np.zeros(int(self.offsets[here].max()) + 1, np.float32)
         activations[self.offsets[here]] = self.values[here]
-        return Context(
-            tokens=tuple(source.tokenizer.decode([token]) for token in tokens.ids[0, start:stop]),
-            activations=tuple(activations[start:stop].tolist()),
-            focus=offset - start,
-            origin=f"document {self.documents[entry]:,}, position {self.positions[entry]:,}",
-        )
+        origin = int(self.documents[entry]), int(self.positions[entry])
+        place = Place(int(self.windows[entry]), int(self.offsets[entry]), *origin)
+        return around.context(place, float(self.values[entry]), activations)
 
 
 @torch.no_grad()
@@ -125,15 +116,19 @@ def collect(
 
 def _held_out(source: Source) -> Iterator[tuple[np.ndarray, Batch]]:
     """Iterate over held-out rows with the window and offset of each, `(rows, 2)`."""
-    if not isinstance(source, Activations):
+    if isinstance(source, Activations):
+        windows = source.windows.validation
+    elif isinstance(source, SequenceActivations):
+        windows = source.inputs.validation
+    else:
         for batch in source.validation(batch=4096):
             yield np.stack([batch.origins[:, 1].numpy(), np.zeros(len(batch), np.int64)], axis=1), batch
         return
-    windows, done = source.windows.validation, 0
-    for tokens, batch in source.passes(windows):
-        window, offset = np.nonzero(tokens.keep)
+    done = 0
+    for given, batch in source.passes(windows):
+        window, offset = np.nonzero(given.keep)
         yield np.stack([windows[done + window], offset], axis=1), batch
-        done += len(tokens.ids)
+        done += len(given.keep)
 
 
 def _activity(table: np.ndarray) -> Activity:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 __all__ = [
+    "Clip",
     "Context",
     "Curve",
     "FeatureCard",
@@ -187,6 +188,32 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Show a moment of sound.
+
+    Parameters
+    ----------
+    picture : str
+        A data URI: a spectrogram that is as wide as the moment is long.
+    activations : tuple of float
+        The latent's activation on each frame of the moment; 0 where it is not active.
+    focus : int
+        Index of the frame that the moment was chosen for.
+    sound : int
+        Which of the report's sounds is heard.
+    start, stop : float
+        The part of that sound, in seconds.
+    """
+
+    picture: str
+    activations: tuple[float, ...]
+    focus: int
+    sound: int
+    start: float
+    stop: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """Show one place where a latent is active: the tokens around it and the activation on each.
 
@@ -201,6 +228,8 @@ class Context:
         Index of the token that the context was chosen for.
     origin : str
         Where it comes from, for example ``"document 812, position 41"`` or ``"row 5120"``.
+    clip : Clip or None
+        For rows that are moments of sound: the moment.
 
     Raises
     ------
@@ -212,6 +241,7 @@ class Context:
     activations: tuple[float, ...]
     focus: int = 0
     origin: str = ""
+    clip: Clip | None = None
 
     def __post_init__(self) -> None:
         expected = len(self.tokens) or 1
@@ -303,6 +333,8 @@ class ReportData:
         How the features were chosen, in words.
     pictures : tuple of Picture
         What was learned, where that can be looked at.
+    sounds : tuple of str
+        Data URIs of the sounds that clips are parts of.
     notes : tuple of str
         What a reader has to know before believing the numbers, such as a target that was missed.
 
@@ -323,6 +355,7 @@ class ReportData:
     features: tuple[FeatureCard, ...] = ()
     sampling: str = ""
     pictures: tuple[Picture, ...] = ()
+    sounds: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

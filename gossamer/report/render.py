@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gossamer.report.data import Context, Curve, FeatureCard, Histogram, Metric, ReportData, TokenLogit
+from gossamer.report.data import Clip, Context, Curve, FeatureCard, Histogram, Metric, ReportData, TokenLogit
 from gossamer.report.figures import INSTALL, curve_svg, density_svg, share
 from gossamer.report.tokens import Piece, Segment, level, number, pieces, segments, snippet
 from gossamer.storage import replace_file
@@ -58,11 +58,24 @@ class _Bars:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Frame:
+    place: int
+    level: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clip:
+    clip: Clip
+    frames: tuple[_Frame, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Context:
     value: str
     style: str
     origin: str
     segments: tuple[Segment, ...]
+    clip: _Clip | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +183,7 @@ def _policy(script: str) -> str:
     """Return the policy that allows this page's own script and styles and nothing else."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -255,7 +268,7 @@ def _feature(card: FeatureCard) -> _Feature:
         preview=_preview(first, scale=scale) if first else None,
         histogram=_bars(card.histogram, scale=scale) if card.histogram and card.histogram.total else None,
         lens=_lens(card),
-        noun="contexts" if first else "rows",
+        noun="contexts" if first else "moments" if any(context.clip for context in contexts) else "rows",
         top=tuple(_context(context, scale=scale) for context in card.top_contexts),
         random=tuple(_context(context, scale=scale) for context in card.random_contexts),
     )
@@ -274,7 +287,14 @@ def _context(context: Context, *, scale: float) -> _Context:
         style=f"h{step}" if step > 0 else f"n{-step}" if step < 0 else "",
         origin=context.origin,
         segments=segments(context, scale=scale) if context.tokens else (),
+        clip=_clip(context.clip, scale=scale) if context.clip else None,
     )
+
+
+def _clip(clip: Clip, *, scale: float) -> _Clip:
+    """Return a moment of sound with the step of the color scale for each frame on which the latent is active."""
+    steps = (level(value, scale) for value in clip.activations)
+    return _Clip(clip=clip, frames=tuple(_Frame(place=place, level=step) for place, step in enumerate(steps) if step))
 
 
 def _bars(histogram: Histogram, *, scale: float) -> _Bars:

@@ -22,6 +22,7 @@
     theme();
     sections();
     tooltip();
+    sounds();
     if (document.getElementById("cards")) cards();
   });
 
@@ -102,6 +103,34 @@
       event.preventDefault();
       var from = marks.indexOf(at);
       show(marks[from < 0 ? (step > 0 ? 0 : marks.length - 1) : (from + step + marks.length) % marks.length]);
+    });
+  }
+
+  // Plays the part of a recording that a button names, one at a time; a second press stops it.
+  function sounds() {
+    var playing = null;
+
+    function stop() {
+      if (!playing) return;
+      playing.audio.pause();
+      playing.button.classList.remove("playing");
+      playing = null;
+    }
+
+    document.querySelectorAll(".play").forEach(function (button) {
+      button.hidden = false;
+      button.addEventListener("click", function () {
+        var again = playing && playing.button === button;
+        stop();
+        if (again) return;
+        var audio = document.getElementById("sound-" + button.dataset.sound);
+        playing = { audio: audio, button: button };
+        button.classList.add("playing");
+        audio.currentTime = Number(button.dataset.start);
+        audio.ontimeupdate = function () { if (audio.currentTime >= Number(button.dataset.stop)) stop(); };
+        audio.onended = stop;
+        audio.play().catch(stop);
+      });
     });
   }
 

@@ -7,6 +7,7 @@ from gossamer.sources.documents import Documents as Documents
 from gossamer.sources.embeddings import Embeddings as Embeddings
 from gossamer.sources.images import Images as Images
 from gossamer.sources.model_windows import ModelWindows as ModelWindows
+from gossamer.sources.pair_activations import PairSequences as PairSequences
 from gossamer.sources.pairs import Pairs as Pairs
 from gossamer.sources.sequences import SequenceActivations as SequenceActivations
 from gossamer.sources.signals import Signals as Signals

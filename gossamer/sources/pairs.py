@@ -17,7 +17,7 @@ from gossamer.transformer.files import save_vocabularies
 from gossamer.transformer.translator import VOCABULARIES, padded
 from gossamer.transformer.vocabulary import END, PAD, START, BytePairs, Characters, Phonemes, Vocabulary, Words
 
-__all__ = ["Pair", "Pairs", "PairsSpec", "Tokens", "learned_vocabulary", "read_pairs"]
+__all__ = ["Pair", "Pairs", "PairsSpec", "SequencesSpec", "Tokens", "learned_vocabulary", "read_pairs"]
 
 SOURCE, TARGET = "source", "target"
 """The sites of a batch."""
@@ -44,7 +44,8 @@ class Pairs(Source):
 
     pairs: what there is. source, target: the vocabularies of either side. validation: share of the documents held out,
     or further pairs to hold out. bucket: rows of like length that stay together, so that little is padded; the batch
-    must be a multiple of it. buffer_rows: rows that are shuffled, and sorted by length, at a time.
+    must be a multiple of it. buffer_rows: rows that are shuffled, and sorted by length, at a time. numbers: the pairs of
+    either part, "train" and "validation".
 
     An epoch holds every pair once, and a few twice, so that it is a whole number of buckets.
     """
@@ -65,7 +66,7 @@ class Pairs(Source):
             raise ValueError(f"a bucket holds at least one pair, got {bucket}")
         known = len(pairs)
         pairs = [*pairs, *([] if isinstance(validation, float | int) else validation)]
-        self.vocabularies = {SOURCE: source, TARGET: target}
+        self._pairs, self.vocabularies = pairs, {SOURCE: source, TARGET: target}
         self._ids = {SOURCE: _table(pairs, source, target=False), TARGET: _table(pairs, target, target=True)}
         self._documents = np.array([pair.document for pair in pairs])
         held = np.arange(len(pairs)) >= known
@@ -73,6 +74,7 @@ class Pairs(Source):
             names, document = np.unique(self._documents, return_inverse=True)
             held = held_out(len(names), validation)[document]
         self._train, self._held = (np.random.default_rng(0).permutation(np.flatnonzero(part)) for part in (~held, held))
+        self.numbers = {"train": self._train, "validation": self._held}
         self._lengths = (self._ids[SOURCE] != PAD).sum(dim=1).numpy() + (self._ids[TARGET] != PAD).sum(dim=1).numpy()
         self.block = bucket
         self.widths = {site: ids.shape[1] for site, ids in self._ids.items()}
@@ -94,12 +96,16 @@ class Pairs(Source):
         """Return the pairs of these buckets, dealt anew to as many buckets by their length."""
         place = (units[:, None] * self.block + np.arange(self.block)).reshape(-1) % len(self._train)
         pairs = self._train[place]
-        return self._rows(pairs[np.argsort(self._lengths[pairs], kind="stable")])
+        return self.rows_of(pairs[np.argsort(self._lengths[pairs], kind="stable")])
 
     def validation(self, *, batch: int) -> Iterator[Batch]:
         """Iterate over the held-out pairs in a random order that is always the same."""
         for start in range(0, len(self._held), batch):
-            yield self._rows(self._held[start : start + batch])
+            yield self.rows_of(self._held[start : start + batch])
+
+    def held_out(self) -> list[Pair]:
+        """Return the held-out pairs, in the order that they came in."""
+        return [self._pairs[number] for number in np.sort(self._held)]
 
     def keep(self, folder: Path) -> None:
         """Write the vocabularies into the folder of a run."""
@@ -126,14 +132,30 @@ class Pairs(Source):
             "ids": f"{sides}; sources of up to {self.widths[SOURCE]}, targets of up to {self.widths[TARGET]}",
         }
 
-    def _rows(self, pairs: np.ndarray) -> Batch:
+    def rows_of(self, pairs: np.ndarray) -> Batch:
+        """Return the ids of some pairs, by their numbers in `numbers`."""
         which = torch.from_numpy(pairs)
         origins = np.stack([self._documents[pairs], pairs], axis=1).astype(np.int64)
         return Batch({site: ids[which] for site, ids in self._ids.items()}, torch.from_numpy(origins))
 
 
+class SequencesSpec(SourceSpec):
+    """The family of sources of pairs that a file can describe."""
+
+    def build(self, *, device: str = "cpu") -> Pairs:
+        """Return the pairs; raises ValueError for what is missing or wrong."""
+        raise NotImplementedError
+
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Return, for sources that training never saw, every target that is right."""
+        found: dict[str, dict[str, None]] = {}
+        for pair in self.build().held_out():
+            found.setdefault(pair.source, {})[pair.target] = None
+        return {source: tuple(targets) for source, targets in found.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
-class PairsSpec(SourceSpec):
+class PairsSpec(SequencesSpec):
     """Pairs of files. paths: text files with a pair a line, source and target separated by a tab.
 
     source_tokens, target_tokens: what the vocabularies are made of. vocabulary: ids at most of either one; None: as

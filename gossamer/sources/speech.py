@@ -230,7 +230,7 @@ class Speech(Sequences):
         silence = "the silence that fills windows up gives no rows"
         special = "special tokens of the transcriptions give no rows"
         return {
-            "recordings": f"{len(self.files):,} of {self.seconds / 60:,.1f} min, {self.layout} into "
+            "speech": f"{len(self.files):,} recordings, {self.seconds / 60:,.1f} min, {self.layout} into "
             f"{len(self._pieces):,} windows of up to {window:g} s; {per_row}",
             "dropped": silence if side == "encoder" else special,
         }

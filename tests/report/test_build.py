@@ -8,8 +8,9 @@ import torch
 
 import gossamer as gs
 from gossamer.autoencoder.initialise import start_from_data
-from gossamer.report.contexts import BEFORE, choose_latents, collect
+from gossamer.report.contexts import choose_latents, collect
 from gossamer.report.logit_lens import logit_lens
+from gossamer.report.surroundings import BEFORE, surroundings
 from gossamer.sources.activations import Activations
 from gossamer.sources.assets import MissingAsset
 from gossamer.sources.models import load_model
@@ -58,7 +59,7 @@ def test_a_context_shows_the_text_around_the_token_and_its_own_activations(sae, 
     latent = int(dense.max(0).values.argmax())
     activity = collect(sae, source, np.array([latent]), rows=10**6)[0][latent]
     for entry in (*activity.strongest(5), *activity.random(5, np.random.default_rng(0))):
-        context = activity.context(entry, source)
+        context = activity.context(entry, surroundings(source))
         assert context.activation == pytest.approx(activity.values[entry])
         assert context.focus <= BEFORE
         document, position = activity.documents[entry], activity.positions[entry]
