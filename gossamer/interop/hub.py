@@ -132,6 +132,10 @@ def _explained(repository: str) -> Iterator[None]:
         raise OSError(f"{repository} is not in the cache, and the hub was not asked or did not answer") from error
     except HfHubHTTPError as error:
         raise OSError(f"the hub refused {repository}: {_line(error)}") from error
+    except Exception as error:
+        if isinstance(error, ValueError | OSError) or not (_is_unreachable(error) or isinstance(error, RuntimeError)):
+            raise
+        raise OSError(f"the hub did not answer about {repository}: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:
