@@ -13,13 +13,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 def reference() -> str:
     """Return the page."""
     os.environ |= {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    from gossamer.cli.main import VERBS, main
+    from gossamer.cli.main import GROUPS, VERBS, main
 
     parts = ["# Command line\n", "Made from `gossamer VERB --help` by `python scripts/cli_reference.py`.\n"]
-    for verb in ("", *VERBS):
+    grouped = (f"{group} {verb}" for group, (_, verbs) in GROUPS.items() for verb in verbs)
+    for verb in ("", *VERBS, *grouped):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            main([*([verb] if verb else []), "--help"])
+            main([*verb.split(), "--help"])
         text = "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
         parts.append(f"## {f'gossamer {verb}'.strip()}\n\n```\n{text}\n```\n")
     parts.append(

@@ -11,12 +11,18 @@ import tyro
 from gossamer.cli.bench import bench
 from gossamer.cli.compare import compare
 from gossamer.cli.compress import compress, decompress, denoise
+from gossamer.cli.convert import convert
 from gossamer.cli.doctor import doctor
 from gossamer.cli.eval import evaluate
 from gossamer.cli.fit import fit
 from gossamer.cli.generate import generate
+from gossamer.cli.inspect import inspect
+from gossamer.cli.push import push
 from gossamer.cli.report import report
 from gossamer.cli.select import select
+from gossamer.cli.seq2seq import evaluate as evaluate_sequences
+from gossamer.cli.seq2seq import train as train_sequences
+from gossamer.cli.seq2seq import translate
 from gossamer.cli.train import train
 from gossamer.version import VERSION
 
@@ -33,9 +39,20 @@ VERBS: dict[str, Callable[..., None]] = {
     "decompress": decompress,
     "denoise": denoise,
     "generate": generate,
+    "convert": convert,
+    "inspect": inspect,
+    "push": push,
     "bench": bench,
     "doctor": doctor,
 }
+
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., None]]]] = {
+    "seq2seq": (
+        "Transformers from sequence to sequence: train, translate, evaluate.",
+        {"train": train_sequences, "translate": translate, "evaluate": evaluate_sequences},
+    )
+}
+"""Verbs that have verbs of their own, and what they are."""
 
 DESCRIPTION = "Sparse autoencoders: train, measure, look inside."
 
@@ -51,13 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gossamer {VERSION}")
         return 0
     try:
-        verb = tyro.extras.subcommand_cli_from_dict(
-            VERBS,
-            prog="gossamer",
-            description=DESCRIPTION,
-            args=arguments or ["--help"],
-            use_underscores=False,
-        )
+        verb = parse(arguments)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except (ValueError, OSError, FloatingPointError) as error:
@@ -69,6 +80,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
         return 128 + getattr(stop, "signal", 2)
     return verb or 0
+
+
+def parse(arguments: Sequence[str]) -> int | None:
+    """Run the verb that the arguments name."""
+    group, verbs, rest = "", {**VERBS, **{name: _group(name) for name in GROUPS}}, list(arguments)
+    description = DESCRIPTION
+    if rest and rest[0] in GROUPS:
+        group, *rest = rest
+        description, verbs = GROUPS[group]
+    return tyro.extras.subcommand_cli_from_dict(
+        verbs,
+        prog=f"gossamer {group}".strip(),
+        description=description,
+        args=rest or ["--help"],
+        use_underscores=False,
+    )
+
+
+def _group(name: str) -> Callable[..., None]:
+    """Return what stands for a group in the list of verbs."""
+
+    def listed() -> None: ...
+
+    listed.__doc__ = GROUPS[name][0]
+    return listed
 
 
 def _message(error: Exception) -> object:

@@ -16,8 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from gossamer.sources.assets import locate
-from gossamer.sources.pairs import Pair, Pairs, learned_vocabulary
-from gossamer.sources.source import SourceSpec
+from gossamer.sources.pairs import Pair, Pairs, SequencesSpec, learned_vocabulary
 
 __all__ = ["CmudictSpec", "Entries", "read_dictionary", "split"]
 
@@ -29,7 +28,7 @@ SHARES: dict[Part, float] = {"test": 0.10, "validation": 0.02}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CmudictSpec(SourceSpec):
+class CmudictSpec(SequencesSpec):
     """Words of CMUdict, letter by letter, and their pronunciations.
 
     A tenth of the words are for the test and never seen, 2 % for validation; `split` says which. stress: whether the
@@ -62,11 +61,15 @@ class CmudictSpec(SourceSpec):
             pairs, source=source, target=target, validation=kept, bucket=self.bucket, buffer_rows=self.buffer_rows
         )
 
-    def entries(self, part: Part | None = None) -> Entries:
-        """Return the pronunciations of the words of a part; None: of all words."""
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Return the words of the test and all their pronunciations."""
+        entries = self.entries()
+        return {word: entries[word] for word in split(entries, "test")}
+
+    def entries(self) -> Entries:
+        """Return the pronunciations of all words."""
         place = Path(self.path) if self.path else locate("cmudict", "data/cmudict.dict")
-        entries = read_dictionary(place, stress=self.stress)
-        return entries if part is None else {word: entries[word] for word in split(entries, part)}
+        return read_dictionary(place, stress=self.stress)
 
 
 def read_dictionary(path: str | Path, *, stress: bool) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ class Learner(ABC):
         count = sums.pop("count")
         return {name: total / count for name, total in sums.items()}
 
-    def note(self, step: int, loss: Tensor, **figures: Tensor) -> None:
+    def note(self, step: int, loss: Tensor, figures: Mapping[str, Tensor] = {}) -> None:  # noqa: B006 - never changed
         """Add up the figures of a step, and take note of the first loss that is not finite."""
         loss = loss.detach()
         values = {"loss": loss, **figures, "count": torch.ones_like(loss)}

@@ -129,7 +129,7 @@ class Trainee(Learner):
             self.dead.refresh()
             self.density.refresh(loss.codes)
         self._revive(rows, step)
-        self.note(step, loss.total, **loss.terms, l0=l0)
+        self.note(step, loss.total, {**loss.terms, "l0": l0})
 
     @torch.no_grad()
     def _begin(self, rows: Rows) -> None:

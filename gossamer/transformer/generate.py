@@ -13,12 +13,16 @@ from torch import Tensor
 
 from gossamer.spec import Spec
 from gossamer.transformer.layers import LayerCache, visible
-from gossamer.transformer.vocabulary import END, PAD
+from gossamer.transformer.vocabulary import END, PAD, START
 
 if TYPE_CHECKING:
     from gossamer.transformer.model import Transformer
 
 __all__ = ["Decoding", "Generated", "generate"]
+
+
+NEVER = [PAD, START]
+"""Ids that are never said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +139,13 @@ def _single(
     total = torch.zeros(batch, dtype=torch.float64, device=model.device)
     left = (prompt != PAD).sum(dim=1) + decoding.longest  # where each row must end
     alive = torch.arange(batch, device=model.device)
-    steps = _Steps(model, batch, longest, memory, mask)
+    steps, never = _Steps(model, batch, longest, memory, mask), torch.tensor(NEVER, device=model.device)
     generator = torch.Generator(model.device).manual_seed(decoding.seed)
     seen, end = 0, int((prompt != PAD).sum(dim=1).min())
     while end < longest:
         logits = steps.logits(ids[alive, seen:end])
-        chosen = _drawn(logits, decoding, generator) if decoding.draws else logits.argmax(dim=1)
+        choices = logits.index_fill(1, never, -torch.inf)
+        chosen = _drawn(choices, decoding, generator) if decoding.draws else choices.argmax(dim=1)
         said = ids[alive, end]  # the prompt of this row may go on
         chosen = torch.where(said == PAD, chosen, said)
         gains = logits.log_softmax(dim=1).gather(1, chosen[:, None])[:, 0].double()
@@ -202,6 +207,7 @@ class _Beams:
         vocabulary = gains.shape[2]
         ended = self.ended[alive]
         gains = gains.masked_fill(ended[:, :, None], -torch.inf)
+        gains[:, :, NEVER] = -torch.inf
         gains[:, :, PAD] = torch.where(ended, 0.0, -torch.inf)  # what has ended stays as it is
         totals = self.total[alive][:, :, None] + gains
         lengths = self.length[alive] + (~ended).long()

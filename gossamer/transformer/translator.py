@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,8 @@ class Translator:
             rows, order = order[:batch], order[batch:]
             made = generate(self.model, padded([ids[row] for row in rows]).to(self.model.device), None, decoding)
             for row, hypotheses, totals in zip(rows, made.ids.tolist(), made.log_probabilities.tolist(), strict=True):
-                done[row] = Translation(texts[row], tuple(map(self._hypothesis, hypotheses, totals)))
+                likely = [pair for pair in zip(hypotheses, totals, strict=True) if pair[1] > -math.inf]
+                done[row] = Translation(texts[row], tuple(self._hypothesis(*pair) for pair in likely))
         return [done[row] for row in range(len(ids))]
 
     def attention(self, text: str, target: Sequence[int]) -> tuple[Tensor, list[str], list[str]]:

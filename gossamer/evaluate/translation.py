@@ -1,0 +1,107 @@
+"""A transformer's run, measured on the sources that it never saw: error rates, its errors, attention pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gossamer.evaluate.sequences import SequenceScore, score_sequences
+from gossamer.figures.attention import attention_map
+from gossamer.sources.pairs import SequencesSpec
+from gossamer.storage import replace_file
+from gossamer.training.devices import resolve_device
+from gossamer.training.metrics import Progress
+from gossamer.training.run import RunSpec
+from gossamer.transformer.generate import Decoding
+from gossamer.transformer.translator import Translation, Translator
+
+__all__ = ["TranslationScore", "draw_attention", "evaluate_translations"]
+
+CHUNK = 512
+"""Sources between two signs of progress."""
+
+PICTURES = 3
+"""Sources whose attention is drawn."""
+
+
+@dataclass(frozen=True)
+class TranslationScore:
+    """Error rates of a run, and how they were measured. seconds: for all sources together."""
+
+    score: SequenceScore
+    decoding: Decoding
+    seconds: float
+
+    def summary(self) -> dict[str, object]:
+        """Return the figures as plain values."""
+        return {
+            "error_rate": self.score.error_rate,
+            "token_error_rate": self.score.token_error_rate,
+            "sources": self.score.sources,
+            "decoding": self.decoding.to_dict(),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def evaluate_translations(
+    run: str | Path,
+    *,
+    decoding: Decoding | None = None,
+    sources: int | None = None,
+    device: str = "auto",
+    quiet: bool = False,
+) -> TranslationScore:
+    """Measure a finished run on sources that its training never saw; any of several references counts.
+
+    Writes into the run's folder evaluation.json, errors.tsv (source, what was said, the nearest reference, edits) and
+    attention.png. sources: so many, drawn at random; None: all.
+
+    Raises ValueError if the run is none of a transformer's, has not finished, or its source cannot be built again.
+    """
+    run, decoding = Path(run), decoding or Decoding()
+    spec = RunSpec.read(run).source
+    if not isinstance(spec, SequencesSpec):
+        raise ValueError(f"{run} is no run of a transformer on pairs (its source is {spec.kind!r}); try gossamer eval")
+    if sources is not None and sources < 1:
+        raise ValueError(f"sources must be at least 1, got {sources}")
+    translator = Translator.open(run, device=str(resolve_device(device)))
+    references = spec.references()
+    names = list(references)
+    chosen = [names[number] for number in np.random.default_rng(0).permutation(len(names))[:sources]]
+    began = time.monotonic()
+    made: list[Translation] = []
+    with Progress(len(chosen), quiet=quiet, unit="source") as progress:
+        for start in range(0, len(chosen), CHUNK):
+            made += translator.translate(chosen[start : start + CHUNK], decoding)
+            progress.advance(len(made), {})
+    seconds = time.monotonic() - began
+    score = score_sequences(chosen, [one.text for one in made], [references[name] for name in chosen])
+    result = TranslationScore(score, decoding, seconds)
+    _write(run, result)
+    draw_attention(translator, made[:PICTURES], run / "attention.png")
+    return result
+
+
+def draw_attention(translator: Translator, translations: Sequence[Translation], path: str | Path) -> None:
+    """Draw what the best targets attended to, mean over the heads of the last layer, into a picture."""
+    maps = []
+    for one in translations:
+        weights, source, target = translator.attention(one.source, one.hypotheses[0].ids)
+        maps.append((weights[-1].mean(dim=0).numpy(), source, target))
+    figure = attention_map(maps)
+    replace_file(
+        Path(path), lambda temporary: figure.savefig(temporary, format=Path(path).suffix[1:] or "png", dpi=120)
+    )
+
+
+def _write(run: Path, result: TranslationScore) -> None:
+    text = json.dumps(result.summary(), indent=2) + "\n"
+    replace_file(run / "evaluation.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    lines = ["source\tsaid\tnearest reference\tedits", *("\t".join(map(str, one)) for one in result.score.mistakes)]
+    errors = "\n".join(lines) + "\n"
+    replace_file(run / "errors.tsv", lambda temporary: temporary.write_text(errors, encoding="utf-8"))
