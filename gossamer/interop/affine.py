@@ -97,8 +97,12 @@ def assembled(
 
 @dataclass(frozen=True, eq=False)
 class TakenApart:
-    """What an autoencoder comes down to. centered: whether the encoder's bias is for rows less the decoder's bias."""
+    """What an autoencoder comes down to.
 
+    folded: itself, its scaling folded in. centered: whether the encoder's bias is for rows less the decoder's bias.
+    """
+
+    folded: SparseAutoencoder
     parts: AffineParts
     centered: bool
     notes: tuple[str, ...]
@@ -143,13 +147,12 @@ def taken_apart(sae: SparseAutoencoder) -> TakenApart:
         skip = decoder.skip
     if isinstance(encoder, TiedEncoder):
         weight = directions * encoder.gain if encoder.gain != 1 else directions
-        notes.append("the encoder's weights are the decoder's, and are written twice")
     elif isinstance(encoder, LinearEncoder) and not isinstance(encoder, ListaEncoder):
         weight = encoder.weight
     else:
         raise ValueError(f"the encoder {sae.spec.encoder.kind!r} is no single affine map")
     parts = AffineParts(weight, encoder.get_parameter("bias"), directions, decoder.bias, skip)
-    return TakenApart(parts, isinstance(encoder, TiedEncoder | CenteredEncoder), tuple(notes))
+    return TakenApart(folded, parts, isinstance(encoder, TiedEncoder | CenteredEncoder), tuple(notes))
 
 
 def less_center(bias: Tensor, weight: Tensor, center: Tensor) -> Tensor:

@@ -121,26 +121,25 @@ class _Stored:
             raise ValueError(f"{self.path}: the mean norm of the rows of {hook_point!r} is {norm}; it is damaged")
         return self.width**0.5 / norm
 
-    def rule(self, norms: Tensor, *, layered: bool = False) -> _Between:
+    def require(self, *activations: str) -> None:
+        """Raise ValueError unless the activation is one of these, which can be computed here."""
+        if self.activation not in activations:
+            reason = _ACTIVATIONS.get(self.activation, f"is not known here; {nearest(self.activation, activations)}")
+            raise ValueError(f"{self.config.path}: act_fn {self.activation!r} {reason}")
+
+    def rule(self, norms: Tensor) -> _Between:
         """Return what stands between the two maps; norms: `(latents,)`, of the decoder's rows as they are stored.
 
         Where latents are chosen by p · n, a threshold is divided by n; the k largest are those of an encoder that is
-        multiplied with n, whose codes then are, too. layered: whether there are several layers to choose from.
+        multiplied with n, whose codes then are, too.
         """
         if self.activation == "relu":
             return _Between(ReLU(), {})
         if self.activation == "jumprelu":
             thresholds = self.tensors[THRESHOLDS].flatten().exp()
             return _Between(Threshold(), {"threshold": _bounded(thresholds / norms) if self.by_norm else thresholds})
-        if self.activation == ("layertopk" if layered else "topk"):
-            weights = norms if self.by_norm and bool((norms != norms[0]).any()) else None
-            return _Between(TopK(k=self.config.size("top_k", 50)), {}, weights)
-        raise self.refused()
-
-    def refused(self) -> ValueError:
-        """Return the error for an activation that cannot be computed here."""
-        reason = _ACTIVATIONS.get(self.activation, "is not known here")
-        return ValueError(f"{self.config.path}: act_fn {self.activation!r} {reason}")
+        weights = norms if self.by_norm and bool((norms != norms[0]).any()) else None
+        return _Between(TopK(k=self.config.size("top_k", 50)), {}, weights)
 
     def provenance(self, site: str, target: str = "") -> Provenance:
         """Return what the configuration says about where the dictionary comes from."""
@@ -169,7 +168,7 @@ _MODES = {
     "token-wise": "their own norm, and a target by its own: that is not known when it is reconstructed",
 }
 _ACTIVATIONS = {
-    "topk": "chooses latents for each layer by itself, and here they are chosen of all",
+    "topk": "chooses the latents of each layer or site by itself, and here they are chosen of all",
     "batchtopk": "chooses from the whole batch, and a row's code would depend on its neighbours; llamascopium can "
     "convert it to 'jumprelu'",
     "batchlayertopk": "chooses from the whole batch, and a row's code would depend on its neighbours",
@@ -220,6 +219,7 @@ def _norms(rows: Tensor) -> Tensor:
 
 def _autoencoder(stored: _Stored) -> Loaded:
     """Read an autoencoder or a transcoder."""
+    stored.require("relu", "jumprelu", "topk")
     config, width, latents, own = stored.config, stored.width, stored.latents, stored.tensors
     if config.flag("use_glu_encoder", default=False):
         raise ValueError(
@@ -259,6 +259,7 @@ def _crosscoder(stored: _Stored) -> Loaded:
     reach that site alone.
     """
     width, latents, own = stored.width, stored.latents, stored.tensors
+    stored.require("relu", "jumprelu")
     sites = stored.names("hook_points")
     shapes = {"W_E": (len(sites), width, latents), "b_E": (len(sites), latents)}
     stored.check(shapes | {"W_D": (len(sites), latents, width), "b_D": (len(sites), width)}, (latents,))
@@ -266,23 +267,18 @@ def _crosscoder(stored: _Stored) -> Loaded:
     encoder = (own["W_E"] * scales[:, :, None]).permute(2, 0, 1).flatten(1)
     encoder_bias = own["b_E"].sum(dim=0)
     decoder = own["W_D"] / scales[:, :, None]
-    notes: tuple[str, ...] = ()
+    norms, notes = _norms(own["W_D"]), ()
     if stored.activation == "relu":
-        sparsity, thresholds = ReLU(), {}
+        between = stored.rule(norms.sum(dim=0))
         decoder = decoder.permute(1, 0, 2).flatten(1)
-    elif stored.activation == "jumprelu":
-        sparsity, thresholds = (
-            Threshold(),
-            {"threshold": _bounded(own[THRESHOLDS].exp() / _norms(own["W_D"])).flatten()},
-        )
+    else:
+        between = _Between(Threshold(), {"threshold": _bounded(own[THRESHOLDS].exp() / norms).flatten()})
         encoder, encoder_bias = encoder.repeat(len(sites), 1), encoder_bias.repeat(len(sites))
         decoder = torch.block_diag(*decoder)
         notes = (f"each latent is {len(sites)} here, one for each site, because each has a threshold of its own",)
-    else:
-        raise stored.refused()
     parts = AffineParts(encoder, encoder_bias, decoder, (own["b_D"] / scales).flatten())
     task = Crosscode(sites=sites, widths=(width,) * len(sites))
-    sae = assembled(parts, name="crosscoder", sparsity=sparsity, thresholds=thresholds, task=task)
+    sae = assembled(parts, name="crosscoder", sparsity=between.sparsity, thresholds=between.thresholds, task=task)
     sae.provenance = stored.provenance(", ".join(sites))
     return Loaded(sae, notes)
 
@@ -290,6 +286,7 @@ def _crosscoder(stored: _Stored) -> Loaded:
 def _cross_layer(stored: _Stored) -> Loaded:
     """Read a cross-layer transcoder: `W_D.m` holds what the latents of layers 0 to m write to layer m."""
     width, latents, own = stored.width, stored.latents, stored.tensors
+    stored.require("relu", "jumprelu", "layertopk")
     sites, targets = stored.names("hook_points_in"), stored.names("hook_points_out")
     layers = range(len(sites))
     if len(targets) != len(sites):
@@ -298,7 +295,7 @@ def _cross_layer(stored: _Stored) -> Loaded:
     written = {f"W_D.{to}": (to + 1, latents, width) for to in layers} | {f"b_D.{to}": (width,) for to in layers}
     stored.check(shapes | written, (len(sites), latents))
     norms = [_norms(torch.cat([own[f"W_D.{to}"][layer] for to in layers[layer:]], dim=1)) for layer in layers]
-    between = stored.rule(torch.cat(norms), layered=True)
+    between = stored.rule(torch.cat(norms))
     given = [1 / stored.scale(target) for target in targets]
     tensors = {f"sparsity.{name}": tensor for name, tensor in between.thresholds.items()}
     tensors["decoder.bias"] = torch.cat([_times(own[f"b_D.{to}"], given[to]) for to in layers])

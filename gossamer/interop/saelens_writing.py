@@ -98,10 +98,12 @@ def written(sae: SparseAutoencoder) -> tuple[dict[str, Any], dict[str, Tensor], 
         )
     apart = taken_apart(sae)
     parts = apart.parts
-    found = _RULES[spec.sparsity.kind](sae, parts)
+    found = _RULES[spec.sparsity.kind](apart.folded, parts)
     tensors = {"W_dec": parts.decoder, "b_dec": parts.decoder_bias, **found.tensors}
+    notes = [*apart.notes, *([found.note] if found.note else ())]
     if found.architecture != "matching_pursuit":
         tensors["W_enc"] = parts.encoder.T
+        notes += ["the encoder's weights are the decoder's, and are written twice"] * spec.encoder.tied
     architecture, options = found.architecture, dict(found.options)
     if not spec.task.same_rows:
         names = _TRANSCODERS if parts.skip is None else _SKIP_TRANSCODERS
@@ -123,8 +125,7 @@ def written(sae: SparseAutoencoder) -> tuple[dict[str, Any], dict[str, Tensor], 
         "normalize_activations": _normalization(sae),
         **options,
     }
-    notes = (*(apart.notes if "W_enc" in tensors else ()), *([found.note] if found.note else ()))
-    return config | _about(sae), tensors, notes
+    return config | _about(sae), tensors, tuple(notes)
 
 
 def _normalization(sae: SparseAutoencoder) -> str:

@@ -119,6 +119,7 @@ def _written(sae: SparseAutoencoder) -> tuple[dict[str, object], dict[str, Tenso
     parts, notes = apart.parts if transcodes else apart.read_centered(), list(apart.notes)
     if not transcodes and not apart.centered:
         notes.append("its encoder reads rows less the decoder's bias, so b + W b_dec is written, rounded once")
+    notes += ["the encoder's weights are the decoder's, and are written twice"] * spec.encoder.tied
     tensors = {
         "encoder.weight": parts.encoder,
         "encoder.bias": parts.encoder_bias,

@@ -140,7 +140,8 @@ def require_finite(tensors: Mapping[str, Tensor], place: str | Path) -> None:
     """Raise ValueError, naming the tensor, if one holds NaN or an infinity; takes no memory of its size."""
     for name, tensor in tensors.items():
         if tensor.numel() and tensor.is_floating_point():
-            low, high = tensor.aminmax()  # NaN passes through both
+            stored = tensor.T if tensor.dim() == 2 and tensor.T.is_contiguous() else tensor  # as it lies, not copied
+            low, high = stored.aminmax()  # NaN passes through both
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise ValueError(f"{place}: {name} holds NaN or infinite numbers; the file is damaged")
 

@@ -154,7 +154,10 @@ class TestFetching:
         assert main(["inspect", "hf:owner/other"]) == 1
         assert "is not in the cache" in capsys.readouterr().err
 
-    def test_a_hub_that_does_not_answer_is_a_network_that_is_off(self, hub: server.Hub, sae: SparseAutoencoder):
+    def test_a_hub_that_does_not_answer_is_a_network_that_is_off(
+        self, hub: server.Hub, sae: SparseAutoencoder, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("time.sleep", lambda seconds: None)  # it is asked again and again, a while apart
         our_hub.push({"": sae}, "owner/name")
         first = gs.from_pretrained("owner/name")
         hub.stop()
