@@ -5,8 +5,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 ASSETS := .venv/.assets
 DEMO := runs/smollm2-topk
+WHISPER := runs/whisper-encoder
 
-.PHONY: env assets data demo test test-interop lint bench docs clean
+.PHONY: env assets data demo demo-whisper test test-interop lint bench docs clean
 
 env: $(READY)
 
@@ -34,6 +35,13 @@ demo: assets
 	@if [ -f $(DEMO)/run.toml ]; then $(BIN)/gossamer train --resume $(DEMO); \
 	else $(BIN)/gossamer train recipes/smollm2-topk.toml --out $(DEMO); fi
 	$(BIN)/gossamer report $(DEMO)
+
+# Whisper: what it hears in real speech, an autoencoder inside its encoder, and what one feature does to a transcript.
+demo-whisper: assets data
+	$(BIN)/python scripts/transcribe_prompts.py
+	@if [ -f $(WHISPER)/run.toml ]; then $(BIN)/gossamer train --resume $(WHISPER); \
+	else $(BIN)/gossamer train recipes/whisper-encoder.toml --out $(WHISPER); fi
+	$(BIN)/gossamer report $(WHISPER) --features 30
 
 test: assets data
 	$(BIN)/pytest

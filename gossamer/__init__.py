@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from gossamer.sources.frames import Frames as Frames
     from gossamer.sources.images import Images as Images
     from gossamer.sources.model_windows import ModelWindows as ModelWindows
+    from gossamer.sources.pair_activations import PairSequences as PairSequences
     from gossamer.sources.patches import Patches as Patches
+    from gossamer.sources.sequences import SequenceActivations as SequenceActivations
     from gossamer.sources.signals import Signals as Signals
+    from gossamer.sources.speech import Speech as Speech
     from gossamer.sources.synthetic import Synthetic as Synthetic
     from gossamer.sources.tables import Table as Table
     from gossamer.spec import Spec as Spec
@@ -60,8 +63,11 @@ _HOMES = {
     "SAECV": "gossamer.estimators.sae_cv",
     "SparseAutoencoder": "gossamer.autoencoder.autoencoder",
     "SparseCodes": "gossamer.codes",
+    "PairSequences": "gossamer.sources.pair_activations",
+    "SequenceActivations": "gossamer.sources.sequences",
     "Signals": "gossamer.sources.signals",
     "Spec": "gossamer.spec",
+    "Speech": "gossamer.sources.speech",
     "Synthetic": "gossamer.sources.synthetic",
     "Table": "gossamer.sources.tables",
     "TrainSpec": "gossamer.training.spec",

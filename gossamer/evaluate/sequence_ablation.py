@@ -25,7 +25,7 @@ __all__ = ["SequenceAblation", "ablate_sequence", "changed_positions", "without_
 class SequenceAblation:
     """before, after: the tokens that were written with the feature and without it. changed: positions of `before` that
     `after` does not have, and `added`: positions of `after` that are new. rows: how many rows passed the site in the
-    changed run; active: on how many of them the latents were; largest: their largest activation.
+    changed run; active: on how many of them one of the latents was; largest: their largest activation, a magnitude.
     """
 
     before: tuple[str, ...]
@@ -39,15 +39,17 @@ class SequenceAblation:
 
 @torch.no_grad()
 def without_latents(sae: SparseAutoencoder, x: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows `(rows, width)` less what some latents add to their reconstruction, and those latents' activations.
+    """Return rows `(rows, width)` less what some latents add to their reconstruction, and how strong they were.
 
-    Activations are `(entries,)`, one per row and latent that was active.
+    The strength `(rows,)` is the largest magnitude among the latents of a row, 0 where none was active.
     """
     codes = sae.encode(x.to(sae.device, torch.float32))
     gone = torch.isin(codes.indices, latents.to(codes.indices.device))
     kept: SparseCodes = codes.replace_values(codes.values.masked_fill(gone, 0))
     difference = sae.decode(codes, x.float()) - sae.decode(kept, x.float())
-    return x - difference.to(x), codes.values[gone & is_active(codes)]
+    taken = codes.values.abs().masked_fill(~(gone & is_active(codes)), 0)
+    strength = taken.new_zeros(len(x)).scatter_reduce(0, codes.row_of_entry(), taken, "amax")
+    return x - difference.to(x), strength
 
 
 @torch.no_grad()
@@ -71,7 +73,8 @@ def ablate_sequence(
     Raises ValueError for latents that do not exist, and an autoencoder that gives back something else than it reads.
     """
     _check(sae, latents)
-    chosen, seen, found = torch.tensor(sorted(set(latents))), 0, []
+    chosen, seen = torch.tensor(sorted(set(latents))), 0
+    found: list[Tensor] = []
 
     def change(x: Tensor) -> Tensor:
         nonlocal seen
@@ -83,23 +86,23 @@ def ablate_sequence(
         part = x[:, low:high]
         if not part.numel():
             return x
-        rows, activations = without_latents(sae, part.flatten(0, 1), chosen)
-        found.append((len(rows), activations))
+        rows, strength = without_latents(sae, part.flatten(0, 1), chosen)
+        found.append(strength)
         return torch.cat([x[:, :low], rows.reshape(part.shape), x[:, low + part.shape[1] :]], dim=1)
 
     before = tuple(write())
     with replaced(model, site, change):
         after = tuple(write())
     changed, added = changed_positions(before, after)
-    activations = torch.cat([activations for _, activations in found]) if found else torch.empty(0)
+    strength = torch.cat(found) if found else torch.zeros(0)
     return SequenceAblation(
         before=before,
         after=after,
         changed=changed,
         added=added,
-        rows=sum(count for count, _ in found),
-        active=len(activations),
-        largest=float(activations.abs().max()) if len(activations) else 0.0,
+        rows=len(strength),
+        active=int(strength.count_nonzero()),
+        largest=float(strength.max()) if len(strength) else 0.0,
     )
 
 
