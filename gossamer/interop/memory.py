@@ -42,21 +42,26 @@ def to_remember(sae: SparseAutoencoder) -> dict[str, str]:
 def remembered(
     metadata: Mapping[str, str],
     read: SparseAutoencoder,
+    config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    rewrite: Callable[[SparseAutoencoder], Mapping[str, Tensor]],
+    rewrite: Callable[[SparseAutoencoder], tuple[Mapping[str, Any], Mapping[str, Tensor], object]],
 ) -> SparseAutoencoder:
     """Return the autoencoder that a file was written from, or what was read of it if it remembers none.
 
-    read: what the file says in its own words. tensors: what it holds. rewrite: returns what would be written.
+    read: what the file says in its own words. config, tensors: what it holds. rewrite: returns what would be written.
     """
     if KEY not in metadata:
         return read
     try:
         sae = _recalled(json.loads(metadata[KEY]), read)
-        again = rewrite(sae)
+        settings, again, _ = rewrite(sae)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return read
-    same = again.keys() == tensors.keys() and all(torch.equal(again[name], tensors[name]) for name in again)
+    same = (
+        settings == config
+        and again.keys() == tensors.keys()
+        and all(torch.equal(again[name], tensors[name]) for name in again)
+    )
     return sae if same else read
 
 

@@ -130,7 +130,8 @@ class SAELens(Format):
     def read(self, place: str | Path) -> Loaded:
         """Read one autoencoder; raises ValueError, naming the file, for what is damaged or cannot be computed here."""
         folder = Path(place)
-        config = _today(Config.read(folder / CONFIG))
+        given = Config.read(folder / CONFIG)
+        config = _today(given)
         name = config.text("architecture", "standard")
         if name not in _KINDS:
             raise ValueError(f"{config.path}: the architecture {name!r} is not known here; {nearest(name, _KINDS)}")
@@ -156,7 +157,7 @@ class SAELens(Format):
             )
         require_finite(sae.state_dict(), folder)
         sae.provenance = _provenance(config, folder)
-        exact = remembered(metadata, sae, tensors, lambda other: written(other)[1])
+        exact = remembered(metadata, sae, given.values, tensors, written)
         return Loaded(exact, tuple(notes) if exact is sae else ())
 
     def fill(self, sae: SparseAutoencoder, folder: Path) -> tuple[str, ...]:

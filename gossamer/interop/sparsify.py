@@ -69,7 +69,7 @@ class Sparsify(Format):
             )
         require_finite(sae.state_dict(), folder)
         sae.provenance = Provenance(site=folder.resolve().name if "layers." in folder.resolve().name else "")
-        exact = remembered(metadata, sae, tensors, lambda other: _written(other)[1])
+        exact = remembered(metadata, sae, config.values, tensors, _written)
         return Loaded(exact, tuple(notes) if exact is sae else ())
 
     def fill(self, sae: SparseAutoencoder, folder: Path) -> tuple[str, ...]:
