@@ -49,6 +49,11 @@ def draw_weights(model: torch.nn.Module) -> None:
             parameter.data.copy_(draw(7, *parameter.shape, mean=0.5, deviation=0.1))
 
 
+def of_heads(rows: Tensor) -> Tensor:
+    """Cut rows into four heads."""
+    return rows.unflatten(1, (4, WIDTH // 4))
+
+
 def run_of(model: Any, transform: Any = None) -> Run:
     """Return what a model does; hook_z models read heads side by side."""
 
@@ -97,7 +102,7 @@ CASES: dict[str, Case] = {
         "StandardSAE",
         hook="blocks.3.attn.hook_z",
         reshape_activations="hook_z",
-        transform=lambda rows: rows.unflatten(1, (4, WIDTH // 4)),
+        transform=of_heads,
     ),
     "gated": case("GatedSAE"),
     "topk": case("TopKSAE", k=MANY),
@@ -119,7 +124,8 @@ CASES: dict[str, Case] = {
 def read(folder: Path) -> Run:
     """Load what we wrote, or a Gemma Scope file."""
     if not (folder / "params.npz").exists():
-        return run_of(sae_lens.SAE.load_from_disk(folder))
+        model = sae_lens.SAE.load_from_disk(folder)
+        return run_of(model, of_heads if model.cfg.reshape_activations == "hook_z" else None)
     loaders.hf_hub_download = lambda **_: folder / "params.npz"
     sizes = {"d_in": WIDTH, "d_sae": LATENTS, "normalize_activations": "none"}
     config, weights, _ = loaders.gemma_2_sae_huggingface_loader(
