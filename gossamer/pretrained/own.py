@@ -9,15 +9,15 @@ from typing import ClassVar
 from gossamer.pretrained.writer import Given, Places, Writer, Written
 from gossamer.sources.sequences import side_of
 from gossamer.transformer.generate import Decoding
-from gossamer.transformer.translator import MODEL, Translator
+from gossamer.transformer.translator import MODEL, VOCABULARIES, Translator
 from gossamer.transformer.vocabulary import END, PAD, START, Listed
 
 __all__ = ["TransformerWriter", "is_run"]
 
 
 def is_run(folder: str | Path) -> bool:
-    """Say whether a folder is the finished run of a transformer."""
-    return (Path(folder) / MODEL).is_dir()
+    """Say whether a folder is the run of a transformer, finished or not."""
+    return any((Path(folder) / part).exists() for part in (MODEL, VOCABULARIES))
 
 
 class TransformerWriter(Writer):

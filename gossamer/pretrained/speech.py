@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -59,6 +60,9 @@ class SpeechWriter(Writer):
         return Places(0, -(-len(windows[0]) // self.ear.frame))
 
     def _windows(self, given: Given) -> list[np.ndarray]:
+        if not isinstance(given, Recording | str | Path):
+            kind = type(given).__name__
+            raise TypeError(f"{self.name} reads sound files, or arrays as Recording(samples, rate=…); got {kind}")
         rate, window = self.ear.rate, self.ear.window
         sound = as_speech(given, rate=rate) if isinstance(given, Recording) else read_speech(given, rate=rate)
         return [sound[start : start + window] for start in range(0, len(sound), window)]

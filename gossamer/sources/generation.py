@@ -84,9 +84,8 @@ def _generate(model: Any, arguments: Mapping[str, Tensor], decoding: Decoding) -
 def _require_room(config: Any, given: int, decoding: Decoding) -> None:
     names = ("max_target_positions", "n_positions", "max_position_embeddings")
     room = next((getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)), None)
-    if config.model_type in ("t5", "mt5", "umt5"):  # relative positions; the number is that of the training
-        room = None
-    if room is not None and given + decoding.longest > room:
+    relative = hasattr(config, "relative_attention_num_buckets")  # T5: its number is that of the training, and no limit
+    if room is not None and not relative and given + decoding.longest > room:
         more = f"{f'a prompt of {given} and ' if given else ''}{decoding.longest} more tokens"
         raise ValueError(f"{more} are longer than the model's table of {room} positions; lower longest")
 

@@ -70,6 +70,8 @@ def test_what_is_no_sound_is_refused_by_name(
         assert name in str(caught.value)
     with pytest.raises(ValueError, match="states no sampling rate"):
         generate(writer, Recording(np.zeros((800, 1), np.int16)))
+    with pytest.raises(TypeError, match="Recording"):
+        generate(writer, [np.zeros(800)])  # pyright: ignore[reportArgumentType]
     assert main(["generate", "whisper-tiny.en", "The house"]) == 2
     assert "there is no file The house" in capsys.readouterr().err
 
