@@ -1,10 +1,11 @@
 """Encoder and decoder that are transformers: a row is cut into patches, and the patches attend to each other.
 
-    row ── patches ──► E x_t + positions ──► layers ──► each patch's own pre-activations
-    code ── each patch's own latents ──► positions, layers ──► patches ──► row
+    row ── patches ──► E x_t + positions ──► layers ──► all patches side by side ── W ──► pre-activations
+    code ── D ──► all patches side by side ── positions, layers ──► A h_t ──► patches ──► row
 
-Latents come in runs, one for each patch: latent t · (latents / patches) + j is the j-th of patch t. All weights are the
-same for every patch, as in a transformer over words; what tells the patches apart are the positions.
+E, A and the layers are the same for every patch, as in a transformer over words. W and D see all patches: a latent may
+stand for anything that the row shows. (With latents of their own for each patch, which saves weights, the error was
+higher: docs/decisions.md.)
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gossamer.autoencoder.decoders import Decoder, DecoderModule
+from gossamer.autoencoder.decoders import Decoder, DecoderModule, product
 from gossamer.autoencoder.encoders import Encoder, EncoderModule
 from gossamer.autoencoder.layers import draw
-from gossamer.autoencoder.pre_activations import Computed, PreActivations
+from gossamer.autoencoder.pre_activations import Affine, PreActivations
 from gossamer.autoencoder.scaling import Change
-from gossamer.codes import Codes, DenseCodes
+from gossamer.codes import Codes
 from gossamer.spec import Spec
 from gossamer.transformer.layers import Block, Layer
 from gossamer.transformer.positions import Order, Positions, Rotary, Sinusoidal
@@ -63,18 +64,16 @@ class Patchwise(Spec):
         if self.width % self.heads:
             raise ValueError(f"heads must divide the width, got {self.heads} heads and width {self.width}")
 
-    def require(self, row: int, latents: int, *, what: str) -> None:
-        """Raise ValueError unless a row and the latents can be cut into the same number of equal parts."""
-        patches = row // self.patch
-        if row % self.patch or not patches or latents % patches:
-            raise ValueError(
-                f"{what} 'transformer' cuts the row into patches of {self.patch}, and gives each as many latents: "
-                f"{row} entries must be a multiple of {self.patch}, and {latents} latents one of the number of patches"
-            )
+    def require(self, row: int, *, uniform: bool, what: str) -> None:
+        """Raise ValueError unless a row of so many entries can be cut, and one number scales all of it."""
+        if row % self.patch:
+            raise ValueError(f"{what} 'transformer' cannot cut a row of {row} entries into patches of {self.patch}")
+        if not uniform:
+            raise ValueError(f"{what} 'transformer' has one matrix for all patches: it needs a scaling by one number")
 
 
 class _Attending(nn.Module):
-    """Positions, layers and a last norm over `(rows, patches, width)`."""
+    """Positions and layers over `(rows, patches, width)`. No last norm: how large a patch is has to get through."""
 
     def __init__(self, spec: Patchwise, patches: int) -> None:
         super().__init__()
@@ -83,14 +82,13 @@ class _Attending(nn.Module):
         self.order = Order(patches) if turned else _order(spec, patches)
         orders = [_order(spec, patches) if turned else None for _ in range(spec.layers)]
         self.layers = nn.ModuleList(Layer(**sizes, order=order) for order in orders)
-        self.norm = nn.LayerNorm(spec.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the patches have become, of the same shape."""
         x = self.order(x)
         for layer in self.layers:
             x = layer(x)
-        return self.norm(x)
+        return x
 
 
 def _order(spec: Patchwise, patches: int) -> Order:
@@ -117,11 +115,11 @@ def _draw(module: nn.Module, generator: torch.Generator) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Patchwise, Encoder):
-    """Layers of self-attention over the patches x_t of a row, then one affine map of each patch:
+    """Layers of self-attention over the patches x_t of a row, then one affine map of all of them:
 
-        h_t = E (x_t − c_t) + e, with positions, through the layers          p_t = W h_t + b_t
+        h_t = E (x_t − c_t) + e, with positions, through the layers          p = W [h_1, h_2, …] + b
 
-    c: the mean row of the data. W is the same for all patches, b is not.
+    c: the mean row of the data.
     Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762), on patches as in Dosovitskiy et al. 2020
     (https://arxiv.org/abs/2010.11929).
     """
@@ -134,17 +132,13 @@ class Transformer(Patchwise, Encoder):
         return TransformerEncoderModule(self, input_width, latents)
 
     def check(self, spec: AutoencoderSpec) -> None:
-        """Raise ValueError unless row and latents can be cut, and one number scales the whole row."""
+        """Raise ValueError unless the row can be cut, and one number scales all of it."""
         super().check(spec)
-        self.require(spec.input_width, spec.latents, what="encoder")
-        if not spec.scaling.uniform:
-            raise ValueError(
-                "encoder 'transformer' reads all patches with one matrix: it needs a scaling by one number"
-            )
+        self.require(spec.input_width, uniform=spec.scaling.uniform, what="encoder")
 
 
 class TransformerEncoderModule(EncoderModule):
-    """Hold the map of a patch `(width, patch)`, the layers, `weight` `(latents / patches, width)`, `bias` `(latents,)`.
+    """Hold the map of a patch `(width, patch)`, the layers, `weight` `(latents, patches · width)`, `bias` `(latents,)`.
 
     origin: `(input_width,)`, c: the row that is taken out before the patches are mapped. It is no weight.
     """
@@ -158,13 +152,13 @@ class TransformerEncoderModule(EncoderModule):
         self.register_buffer("origin", torch.zeros(input_width))
         self.read = nn.Linear(spec.patch, spec.width)
         self.attending = _Attending(spec, patches)
-        self.weight = nn.Parameter(torch.zeros(latents // patches, spec.width))
+        self.weight = nn.Parameter(torch.zeros(latents, patches * spec.width))
         self.bias = nn.Parameter(torch.zeros(latents))
 
     def forward(self, x: Tensor, decoder: DecoderModule) -> PreActivations:
-        """Return the pre-activations, a run of latents for each patch."""
+        """Return W [h_1, h_2, …] + b, not yet multiplied out."""
         hidden = self.attending(self.read((x - self.origin).unflatten(1, self.shape)))
-        return Computed(nn.functional.linear(hidden, self.weight).flatten(1) + self.bias)
+        return Affine(hidden.flatten(1), self.weight, self.bias)
 
     @torch.no_grad()
     def reset(self, directions: Tensor, generator: torch.Generator) -> None:
@@ -205,38 +199,33 @@ class TransformerDecoder(Patchwise, Decoder):
         return TransformerDecoderModule(self, output_width, latents)
 
     def check(self, spec: AutoencoderSpec) -> None:
-        """Raise ValueError unless row and latents can be cut, and one number scales the whole row."""
+        """Raise ValueError unless the row can be cut, and one number scales all of it."""
         super().check(spec)
-        self.require(spec.output_width, spec.latents, what="decoder")
-        if not spec.scaling.uniform:
-            raise ValueError(
-                "decoder 'transformer' writes all patches with one matrix: it needs a scaling by one number"
-            )
+        self.require(spec.output_width, uniform=spec.scaling.uniform, what="decoder")
 
 
 class TransformerDecoderModule(DecoderModule):
-    """Hold the map of a patch's latents `(latents / patches, width)`, the layers, the map to a patch, and the bias
-    `(output_width,)`."""
+    """Hold `weight` `(latents, patches · width)`, `start_bias`, the layers, the map to a patch `(patch, width)`, and
+    the bias `(output_width,)`."""
 
     def __init__(self, spec: TransformerDecoder, output_width: int, latents: int) -> None:
         super().__init__()
         patches = output_width // spec.patch
-        self.shape = (patches, latents // patches)
-        self.weight = nn.Parameter(torch.zeros(latents // patches, spec.width))
-        self.weight_bias = nn.Parameter(torch.zeros(spec.width))
+        self.shape = (patches, spec.width)
+        self.weight = nn.Parameter(torch.zeros(latents, patches * spec.width))
+        self.start_bias = nn.Parameter(torch.zeros(patches * spec.width))
         self.attending = _Attending(spec, patches)
         self.write = nn.Parameter(torch.zeros(spec.patch, spec.width))
         self.bias = nn.Parameter(torch.zeros(output_width))
 
     def forward(self, codes: Codes, x: Tensor | None = None) -> Tensor:
         """Return `(rows, output_width)`."""
-        dense = codes.values if isinstance(codes, DenseCodes) else codes.to_dense()
-        hidden = self.attending(dense.unflatten(1, self.shape) @ self.weight + self.weight_bias)
+        hidden = self.attending((product(codes, self.weight) + self.start_bias).unflatten(1, self.shape))
         return nn.functional.linear(hidden, self.write).flatten(1) + self.bias
 
     def directions(self) -> Tensor:
-        """Return D for every patch, `(latents, width)`: directions of the residual stream, not of the row."""
-        return self.weight.repeat(self.shape[0], 1)
+        """Return D, `(latents, patches · width)`: directions in the streams of all patches, not in the row."""
+        return self.weight
 
     @torch.no_grad()
     def reset(self, directions: Tensor, generator: torch.Generator) -> None:

@@ -90,7 +90,7 @@ class Classes(Labels):
 @dataclass(frozen=True, eq=False)
 class Data:
     """source: of training rows, for what trains in batches. train: the same rows, `(rows, width)` float32; held_out.
-    labels, held_out_labels: of the first `PROBED` of `probed` rows and of the held-out ones, if there are any."""
+    probed: the training rows that a probe learns from; labels, held_out_labels: of those and of the held-out ones."""
 
     source: Source
     train: np.ndarray

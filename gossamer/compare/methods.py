@@ -5,6 +5,7 @@ A method describes a row with about `l0` numbers: a dense code has so many entri
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import warnings
@@ -79,8 +80,11 @@ class Method(Spec):
         """Learn from the training rows."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Autoencoding(Method):
-    """What the autoencoders share: one training loop, learning rates derived, everything on one thread."""
+    """What the autoencoders share: one training loop. learning_rate: None takes the derived one."""
+
+    learning_rate: float | None = None
 
     @abstractmethod
     def autoencoder(self, sizes: Sizes) -> AutoencoderSpec:
@@ -97,7 +101,13 @@ class Autoencoding(Method):
     def fit(self, data: Data, sizes: Sizes, limit: Limit) -> FittedAutoencoder:
         """Train for so many rows; seconds are the business of who chooses the rows."""
         sae = self.autoencoder(sizes).build(seed=limit.seed)
-        spec = TrainSpec(rows=max(limit.rows, limit.batch), batch=limit.batch, seed=limit.seed, device="cpu")
+        spec = TrainSpec(
+            rows=max(limit.rows, limit.batch),
+            batch=limit.batch,
+            seed=limit.seed,
+            learning_rate=self.learning_rate,
+            device="cpu",
+        )
         train(sae, data.source, spec, quiet=True)
         return FittedAutoencoder(sae, spec.steps * spec.batch)
 
@@ -239,7 +249,7 @@ class SparseTopK(Autoencoding):
 class Attentive(Autoencoding):
     """A transformer over patches with a dense code; width and hidden width make the parameters equal.
 
-    patches: how many, by default the most up to 16 that divide row and code. layers: on either side.
+    patches: how many, by default the most up to 16 that divide the row. layers: on either side.
     """
 
     kind: ClassVar[str] = "transformer"
@@ -348,6 +358,7 @@ class DictionaryLearning(Method):
         return max(1, (sizes.parameters - sizes.width) // sizes.width)
 
 
+@functools.lru_cache(maxsize=4096)
 def count(spec: AutoencoderSpec) -> int:
     """Return how many weights and biases an autoencoder has."""
     with torch.device("meta"):

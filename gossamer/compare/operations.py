@@ -74,7 +74,7 @@ def _(encoder: Deep, spec: AutoencoderSpec) -> float:
 
 @_encode.register
 def _(encoder: Transformer, spec: AutoencoderSpec) -> float:
-    ends = spec.input_width * encoder.width + encoder.width * spec.latents
+    ends = encoder.width * spec.input_width + encoder.width * (spec.input_width // encoder.patch) * spec.latents
     return ends + _layers(encoder, spec.input_width)
 
 
@@ -96,5 +96,5 @@ def _(decoder: DeepDecoder, spec: AutoencoderSpec, l0: float) -> float:
 
 @_decode.register
 def _(decoder: TransformerDecoder, spec: AutoencoderSpec, l0: float) -> float:
-    ends = l0 * decoder.width + decoder.width * spec.output_width
+    ends = l0 * (spec.output_width // decoder.patch) * decoder.width + decoder.width * spec.output_width
     return ends + _layers(decoder, spec.output_width)
