@@ -19,7 +19,12 @@ def run_of(model: SparseCoder) -> Run:
         encoded = model.encode(rows)
         codes = torch.zeros(len(rows), model.num_latents)
         codes.scatter_(1, encoded.top_indices.long(), encoded.top_acts)
-        return codes, model(rows).sae_out
+        reconstruction = model.decode(encoded.top_acts, encoded.top_indices)
+        if model.W_skip is not None:
+            reconstruction = reconstruction + rows @ model.W_skip.mT
+        # With multi_topk its forward pass decodes the 4k largest, which belong to its loss, and not what it encodes.
+        assert model.cfg.multi_topk or torch.allclose(reconstruction, model(rows).sae_out, atol=1e-6)
+        return codes, reconstruction
 
     return run
 
