@@ -74,10 +74,10 @@ class Learner(ABC):
         count = sums.pop("count")
         return {name: total / count for name, total in sums.items()}
 
-    def note(self, step: int, loss: Tensor, figures: Mapping[str, Tensor] = {}) -> None:  # noqa: B006 - never changed
+    def note(self, step: int, loss: Tensor, figures: Mapping[str, Tensor] | None = None) -> None:
         """Add up the figures of a step, and take note of the first loss that is not finite."""
         loss = loss.detach()
-        values = {"loss": loss, **figures, "count": torch.ones_like(loss)}
+        values = {"loss": loss, **(figures or {}), "count": torch.ones_like(loss)}
         self.sums = {name: self.sums.get(name, 0.0) + value.double() for name, value in values.items()}
         bad = ~torch.isfinite(loss) & (self.first_bad_step < 0)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)

@@ -145,7 +145,8 @@ class CrossAttention(Attention):
 
     def remember(self, memory: Tensor) -> KeyValues:
         """Return keys and values of a memory: they are the same for all steps of a generation."""
-        return KeyValues(*self._remembered(memory), memory.shape[1])
+        keys, values = (part.contiguous() for part in self._remembered(memory))
+        return KeyValues(keys, values, memory.shape[1])
 
     def _remembered(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         keys, values = (self._split(part) for part in self.keys_values(memory).chunk(2, dim=-1))

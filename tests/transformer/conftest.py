@@ -13,7 +13,11 @@ SOURCE, TARGET = 17, 13
 
 CASES = {
     "pre-sinusoidal": {"block": Block(norm="pre", dropout=0.0), "tied": "none"},
-    "post-learned": {"block": Block(norm="post", activation="gelu", dropout=0.0), "positions": Learned(longest=64)},
+    "post-learned": {
+        "block": Block(norm="post", activation="gelu", dropout=0.0),
+        "positions": Learned(longest=64),
+        "tied": "none",
+    },
     "pre-rotary": {
         "block": Block(norm="pre", activation="swish", dropout=0.0),
         "positions": Rotary(longest=64),
@@ -40,7 +44,7 @@ def lively(spec: TransformerSpec) -> Transformer:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.add_(0.5 * torch.randn(weight.shape, generator=generator))
+            weight.add_((0.5 if weight.dim() == 2 else 0.1) * torch.randn(weight.shape, generator=generator))
     return model
 
 

@@ -37,7 +37,7 @@ def test_generation_with_caches_equals_whole_forward_passes(model: Transformer):
     made = model.generate(source, longest=20)
     expected = greedy(model, source, rows, 20)
     assert torch.equal(made.ids[:, 0], expected)
-    assert len(set(map(tuple, expected.tolist()))) >= rows / 2, "rows say the same: the test shows nothing"
+    assert len(set(map(tuple, expected.tolist()))) >= min(rows, 2), "all rows say the same: the test shows nothing"
 
 
 def test_log_probabilities_are_those_of_the_forward_pass(model: Transformer):

@@ -1,0 +1,165 @@
+"""A transformer in the one loop: it learns real words, and what cannot be trained is refused before it starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import gossamer as gs
+from gossamer.evaluate.translation import evaluate_translations
+from gossamer.sources.assets import MissingAsset, locate
+from gossamer.sources.cmudict import CmudictSpec
+from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs
+from gossamer.training.recipe import Recipe
+from gossamer.training.run import Run, RunSpec
+from gossamer.training.sequences import fitted, trimmed
+from gossamer.training.spec import SGD, Kernels, TrainSpec, derive
+from gossamer.transformer import Block, Characters, Learned, Transformer, TransformerSpec, Words
+from gossamer.transformer.translator import MODEL, Translator
+
+DIGITS = Characters(tokens=tuple("0123456789"))
+SMALL = TransformerSpec(width=32, hidden=64, heads=2, encoder_layers=1, decoder_layers=1)
+
+
+def mirrored(count: int = 400, **options: object) -> Pairs:
+    """Numbers and their digits in reverse."""
+    pairs = [Pair(str(number * 37), str(number * 37)[::-1], number) for number in range(1, count)]
+    return Pairs(pairs, source=DIGITS, target=DIGITS, **{"bucket": 32, "validation": 0.1, **options})
+
+
+def test_letters_become_phonemes_within_a_minute(tmp_path: Path):
+    """The loss falls to a third, phoneme errors to less than half, and words that were never seen come out right."""
+    try:
+        locate("cmudict", "data/cmudict.dict")
+    except MissingAsset as missing:
+        pytest.skip(str(missing))
+    described = CmudictSpec(words=8000, bucket=64)
+    source = described.build()
+    spec = fitted(SMALL.replace(width=96, hidden=192, encoder_layers=2, decoder_layers=2), source)
+    run = tmp_path / "run"
+    train = TrainSpec(rows=64 * 350, batch=64, learning_rate=3e-3, log_every=10)
+    gs.train(spec.build(), source, train, out=run, described=described, quiet=True)
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] / 3
+    score = evaluate_translations(run, sources=200, quiet=True).score
+    assert score.token_error_rate < 0.45
+    assert score.error_rate < 0.9
+    summary = json.loads((run / "evaluation.json").read_text())
+    assert summary["error_rate"] == score.error_rate
+    errors = (run / "errors.tsv").read_text().splitlines()
+    assert len(errors) == 1 + round(score.error_rate * 200)
+    assert (run / "attention.png").stat().st_size > 5000
+
+
+def test_a_run_is_a_folder_that_can_be_opened(tmp_path: Path):
+    source = mirrored()
+    model = fitted(SMALL, source).build(seed=1)
+    run = gs.train(
+        model, source, TrainSpec(rows=32 * 60, batch=32, learning_rate=1e-2), out=tmp_path / "run", quiet=True
+    )
+    assert run.transformer is model
+    assert not model.training
+    opened = Run.open(tmp_path / "run").transformer
+    ids = mirrored().read(torch.arange(1).numpy()).rows
+    with torch.no_grad():
+        assert torch.equal(opened(ids[SOURCE], ids[TARGET]), model(ids[SOURCE], ids[TARGET]))
+    assert (tmp_path / "run" / MODEL / "weights.safetensors").is_file()
+    assert RunSpec.read(tmp_path / "run").transformers == (model.spec,)
+    assert len(Translator.open(tmp_path / "run").translate(["370"])) == 1
+    with pytest.raises(ValueError, match="0 autoencoders"):
+        run.autoencoder  # noqa: B018
+
+
+def test_several_transformers_share_every_batch(tmp_path: Path):
+    source = mirrored()
+    models = [fitted(SMALL, source).build(seed=seed) for seed in (0, 1)]
+    run = gs.train(models, source, TrainSpec(rows=320, batch=32), out=tmp_path / "run", quiet=True)
+    assert len(run.transformers) == 2
+    assert sorted(path.name for path in (tmp_path / "run" / MODEL).iterdir()) == ["0-transformer", "1-transformer"]
+
+
+def test_the_rate_rises_falls_by_the_inverse_root_and_ends_at_zero():
+    derived = derive(TrainSpec(rows=1000, batch=1), SMALL)
+    rates = [derived.learning_rate_at(step, 1000) for step in range(1000)]
+    assert derived.warmup_steps == 100
+    assert max(rates) == rates[100] == pytest.approx((4000 * 32) ** -0.5)
+    assert rates[50] == pytest.approx(rates[100] * 51 / 101)
+    assert rates[403] == pytest.approx(rates[100] / 2)
+    assert rates[-1] < rates[790] / 100
+
+
+def test_padding_that_all_rows_share_is_left_out():
+    assert trimmed(torch.tensor([[5, 2, 0, 0], [5, 6, 2, 0]])).tolist() == [[5, 2, 0], [5, 6, 2]]
+
+
+def note(logged: list[float], step: int, figures: Sequence[Mapping[str, float]]) -> bool:
+    logged.append(figures[0]["loss"])
+    return False
+
+
+def test_low_precision_learns_as_float32_does():
+    losses = {}
+    for products in ("float32", "bfloat16"):
+        source = mirrored()
+        logged = losses[products] = []
+        model = fitted(SMALL.replace(block=Block(dropout=0.0)), source).build(seed=0)
+        train = TrainSpec(rows=32 * 100, batch=32, learning_rate=1e-2, kernels=Kernels(products=products))
+        gs.train(model, source, train, watch=partial(note, logged), quiet=True)
+        assert next(model.parameters()).dtype == torch.float32
+    assert losses["bfloat16"][-1] == pytest.approx(losses["float32"][-1], rel=0.1)
+    assert losses["float32"][-1] < losses["float32"][0]
+    assert losses["bfloat16"] != losses["float32"], "the precision that was asked for was not used"
+
+
+class TestRefusals:
+    source = mirrored()
+
+    def refuse(self, message: str, model: object = None, **changes: object) -> None:
+        train = TrainSpec(**{"rows": 64, "batch": 32, **changes})
+        with pytest.raises(ValueError, match=message):
+            gs.train(model or fitted(SMALL, self.source).build(), self.source, train, quiet=True)
+
+    def test_vocabularies_that_do_not_match(self):
+        self.refuse("has 30 source ids, but the pairs' vocabulary has 14", SMALL.replace(source=30, target=14).build())
+
+    def test_pairs_longer_than_the_positions(self):
+        short = SMALL.replace(positions=Learned(longest=4))
+        self.refuse("the longest source has 6 ids, but the transformer 4 positions", fitted(short, self.source).build())
+
+    def test_batches_that_are_no_buckets(self):
+        self.refuse("batch = 40 must be a multiple", batch=40)
+
+    def test_another_optimizer(self):
+        self.refuse("trained with Adam, not with 'sgd'", optimizer=SGD(), learning_rate=0.1)
+
+    def test_rows_that_are_no_pairs(self):
+        model = Transformer(SMALL.replace(source=14, target=14))
+        with pytest.raises(ValueError, match="learns from pairs of sequences, not from Arrays"):
+            gs.train(model, gs.Arrays(torch.randn(100, 8)), TrainSpec(rows=64, batch=32), quiet=True)
+
+    def test_both_kinds_at_once(self):
+        sae = gs.preset("topk", input_width=8, latents=16, l0=2).build()
+        self.refuse("the autoencoder reads site ''", [sae, fitted(SMALL, self.source).build()])
+        with pytest.raises(ValueError, match="autoencoders or transformers"):
+            Recipe(out="x", source=CmudictSpec(), transformer=(SMALL,), autoencoder=(sae.spec,))
+
+    def test_measuring_what_is_no_run_of_pairs(self, tmp_path: Path):
+        x = torch.randn(200, 8)
+        gs.train(
+            gs.preset("topk", input_width=8, latents=16, l0=2).build(),
+            gs.Arrays(x),
+            TrainSpec(rows=64, batch=32),
+            out=tmp_path / "run",
+            quiet=True,
+        )
+        with pytest.raises(ValueError, match="no run of a transformer on pairs"):
+            evaluate_translations(tmp_path / "run")
+
+    def test_texts_in_an_unknown_vocabulary(self):
+        with pytest.raises(ValueError, match="'b'"):
+            Pairs([Pair("b", "c", 0)], source=Words(tokens=("a",)), target=DIGITS)
