@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.provenance import Provenance
 
-__all__ = ["MARK", "model_card"]
+__all__ = ["CARD", "MARK", "license_beside", "model_card"]
+
+CARD = "README.md"
+
+LARGEST_CARD = 2**20
+"""Bytes beyond which a README is not looked into."""
 
 MARK = "<!-- written by gossamer push -->"
 """In a card that may be written anew."""
@@ -33,6 +39,23 @@ def model_card(saes: Mapping[str, SparseAutoencoder], repository: str) -> str:
     given = "codes, rows" if next(iter(saes.values())).spec.wants_rows else "codes"
     lines += ["codes = sae.encode(rows)  # rows: (rows, input width)", f"back = sae.decode({given})", "```", ""]
     return "\n".join(lines)
+
+
+def license_beside(place: Path) -> str:
+    """Return the licence that a README.md states in its YAML head: the one in this folder or, in a copy of a
+    repository in the hub's cache, above it; "" if none does."""
+    folder = place if place.is_dir() else place.parent
+    snapshot = next((above for above in (folder, *folder.parents) if above.parent.name == "snapshots"), folder)
+    above = [folder, *(parent for parent in folder.parents if parent.is_relative_to(snapshot))]
+    return next(filter(None, (_stated(candidate / CARD) for candidate in above)), "")
+
+
+def _stated(path: Path) -> str:
+    if not path.is_file() or path.stat().st_size > LARGEST_CARD:
+        return ""
+    _, start, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
+    found = re.search(r"^license:[ \t]*[\"']?([\w.+-]+)", rest.partition("\n---")[0], flags=re.MULTILINE)
+    return found.group(1) if start and found else ""
 
 
 def _head(known: list[Provenance]) -> list[str]:

@@ -38,7 +38,7 @@ def inspect(path: str | Path, member: str = "", *, format: str = "") -> list[Con
 
 def _contents(member: str, place: Place) -> Contents:
     try:
-        loaded = place.format.read(place.path)
+        loaded = place.look()
     except ValueError as error:
         return Contents(member, place.format.title, (f"cannot be read: {error}",))
     spec, state = loaded.sae.spec, loaded.sae.state_dict()

@@ -15,7 +15,7 @@ from typing import Any
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import save
-from gossamer.interop.card import MARK, model_card
+from gossamer.interop.card import CARD, MARK, model_card
 
 __all__ = ["HUB", "fetch", "fetch_named", "push"]
 
@@ -56,7 +56,8 @@ def fetch(repository: str, folder: str = "", *, revision: str | None = None) -> 
         wanted = [name for name in wanted if _is_below(name, folder)]
         if not any(_matches(name, WEIGHTS) for name in wanted):
             raise ValueError(f"{repository} has no weights{f' in {folder!r}' if folder else ''}; {_known(listed)}")
-        patterns = [_literal(name) for name in wanted]
+        card = [CARD] if CARD in listed else []  # it states the licence
+        patterns = [_literal(name) for name in (*wanted, *card)]
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns)) / folder
 
 
@@ -78,7 +79,7 @@ def push(
             save(sae, place / "all" / folder)
         api.create_repo(repository, private=private, exist_ok=True)
         if _card_is_ours(api, repository, place):
-            (place / "all" / "README.md").write_text(model_card(saes, repository), encoding="utf-8")
+            (place / "all" / CARD).write_text(model_card(saes, repository), encoding="utf-8")
         done = api.upload_folder(repo_id=repository, folder_path=place / "all", commit_message=message)
         return str(getattr(done, "repo_url", repository))
 
@@ -143,9 +144,9 @@ def _line(error: Exception) -> str:
 
 
 def _card_is_ours(api: Any, repository: str, place: Path) -> bool:
-    if not api.file_exists(repository, "README.md"):
+    if not api.file_exists(repository, CARD):
         return True
-    found = api.hf_hub_download(repository, "README.md", cache_dir=place / "cache")
+    found = api.hf_hub_download(repository, CARD, cache_dir=place / "cache")
     return MARK in Path(found).read_text(encoding="utf-8", errors="replace")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import find
+from gossamer.interop.card import license_beside
 from gossamer.interop.format import Format, Loaded, format_of, formats
 from gossamer.interop.hub import HUB, fetch_named
 from gossamer.interop.tensors import require_finite
@@ -29,8 +30,15 @@ class Place:
 
     def read(self) -> Loaded:
         """Read it; weights may be mapped from the file. Raises ValueError for what is damaged or not finite."""
-        loaded = self.format.read(self.path)
+        loaded = self.look()
         require_finite(loaded.sae.state_dict(), self.path)
+        return loaded
+
+    def look(self) -> Loaded:
+        """Read it without looking at every weight."""
+        loaded = self.format.read(self.path)
+        if not loaded.sae.provenance.license:
+            loaded.sae.provenance = loaded.sae.provenance.replace(license=license_beside(self.path))
         return loaded
 
 

@@ -123,9 +123,12 @@ class TestFetching:
             sparsify.write(sae, tmp_path / "repo" / layer)
         put(hub, "owner/repo", tmp_path / "repo")
         hub.repositories["owner/repo"]["layers.2/modeling.py"] = b"raise SystemExit"
-        require_same(gs.from_pretrained("owner/repo", "layers.2"), sae)
+        hub.repositories["owner/repo"]["README.md"] = b"---\ntags: [x]\nlicense: mit\n---\n# Title\n"
+        found = gs.from_pretrained("owner/repo", "layers.2")
+        require_same(found, sae)
+        assert found.provenance.license == "mit"
         fetched = [line.split("/resolve/")[1].split("/", 1)[1] for line in hub.asked if "/resolve/" in line]
-        assert set(fetched) == {"layers.2/cfg.json", "layers.2/sae.safetensors"}
+        assert set(fetched) == {"README.md", "layers.2/cfg.json", "layers.2/sae.safetensors"}
         with pytest.raises(ValueError, match=r"2 folders with weights; choose one of them: 'layers\.10', 'layers\.2'"):
             gs.from_pretrained("owner/repo")
         with pytest.raises(ValueError, match=r"has no weights in 'layers\.3'"):
