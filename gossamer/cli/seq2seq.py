@@ -17,6 +17,7 @@ def train(
     out: str | None = None,
     seed: int | None = None,
     device: str | None = None,
+    start_from: str | None = None,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Train the transformer of a recipe on pairs of sequences, or go on with a run that was stopped.
@@ -28,11 +29,14 @@ def train(
         out: The folder of the run.
         seed: Of the initial weights, the order of pairs, and dropout.
         device: cpu, cuda, cuda:1, ...; auto is the GPU if there is one.
+        start_from: A finished run whose weights to start with, to train for longer or on other pairs.
         dry_run: Say what would happen, and stop.
     """
     from gossamer.cli.train import train as train_recipe
 
-    train_recipe(recipe, resume=resume, rows=rows, out=out, seed=seed, device=device, dry_run=dry_run)
+    train_recipe(
+        recipe, resume=resume, rows=rows, out=out, seed=seed, device=device, start_from=start_from, dry_run=dry_run
+    )
 
 
 def translate(

@@ -19,6 +19,7 @@ def train(
     out: str | None = None,
     seed: int | None = None,
     device: str | None = None,
+    start_from: str | None = None,
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Train the autoencoders of a recipe, or go on with a run that was stopped.
@@ -32,9 +33,11 @@ def train(
         out: The folder of the run.
         seed: Of the initial weights and of the order of rows.
         device: cpu, cuda, cuda:1, ...; auto is the GPU if there is one.
+        start_from: A finished run whose weights to start with, to train for longer or on other data.
         dry_run: Say what would happen, and stop.
     """
     changes = {"latents": latents, "l0": l0, "rows": rows, "out": out, "seed": seed, "device": device}
+    changes |= {"start-from": start_from}
     given = [f"--{name}" for name, value in changes.items() if value is not None] + ["--dry-run"] * dry_run
     if (recipe is None) == (resume is None):
         raise ValueError("give either a recipe or --resume FOLDER")
@@ -47,5 +50,7 @@ def train(
     if resume is not None:
         resume_run(resume)
     elif recipe is not None:
-        changed = Recipe.read(recipe).override(latents=latents, l0=l0, rows=rows, out=out, seed=seed, device=device)
+        changed = Recipe.read(recipe).override(
+            latents=latents, l0=l0, rows=rows, out=out, seed=seed, device=device, start_from=start_from
+        )
         start(changed, dry_run=dry_run)

@@ -29,7 +29,7 @@ from gossamer.training.learners import learner_of, require
 from gossamer.training.metrics import MetricsLog, Progress
 from gossamer.training.plan import Plan, make_plan
 from gossamer.training.provenance import provenance_of
-from gossamer.training.run import Model, PythonSource, Run, RunSpec, differences
+from gossamer.training.run import Model, PythonSource, Run, RunSpec, differences, take_weights
 from gossamer.training.spec import TrainSpec, derive
 from gossamer.transformer.model import Transformer
 from gossamer.version import VERSION
@@ -59,6 +59,7 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     described: SourceSpec | None = None,
+    start_from: str | Path | None = None,
     watch: Watch | None = None,
     quiet: bool = False,
 ) -> Run:
@@ -70,6 +71,8 @@ def train(
     resume: go on from the newest checkpoint in `out`, with the same arguments again; with none there, start. The
     continued run equals the uninterrupted one bit for bit on the same machine. A finished run is opened as it is.
     described: the spec that `source` was built from, so that run.toml can rebuild it (`gossamer train --resume`).
+    start_from: the folder of a finished run; the models start with the weights of its models, to be trained for longer
+    or on other data. The optimizer starts anew.
     watch: called with the step and the figures of every model at each log line. When it returns True, the learning rate
     falls as at the end of a run, and the run is over; without `out` only, since a resumed run would not know of it.
     quiet: print neither plan nor progress.
@@ -84,7 +87,7 @@ def train(
     if watch is not None and out is not None:
         raise ValueError("a run that is watched keeps no folder; leave out either `watch` or `out`")
     with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
-        session = _prepare(models, source, spec, described, out=out, resume=resume)
+        session = _prepare(models, source, spec, described, out=out, resume=resume, start_from=start_from)
         if isinstance(session, Run):
             _say(f"{session.folder} is finished; nothing to do", quiet=quiet)
             return session
@@ -107,7 +110,7 @@ def plan(
     """Return what `train` would do with these arguments, without doing it (`--dry-run`)."""
     spec = spec or TrainSpec()
     with kernels.use(backend=spec.kernels.backend, selection=spec.kernels.selection):
-        session = _prepare(models, source, spec, None, out=out, resume=False)
+        session = _prepare(models, source, spec, None, out=out, resume=False, start_from=None)
         assert isinstance(session, _Session)
         return session.plan()
 
@@ -279,6 +282,7 @@ def _prepare(
     *,
     out: str | Path | None,
     resume: bool,
+    start_from: str | Path | None,
 ) -> _Session | Run:
     """Check everything that can be wrong, and set up a session; or open the run that is finished already."""
     listed = [models] if isinstance(models, SparseAutoencoder | Transformer) else list(models)
@@ -298,6 +302,7 @@ def _prepare(
         fingerprint=source.fingerprint() | precision,
         derived=tuple(derived),
         version=VERSION,
+        start_from=None if start_from is None else str(start_from),
     )
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -307,6 +312,8 @@ def _prepare(
                 return Run.open(folder)
         else:
             require_unused(folder)
+    if start_from is not None:
+        take_weights(listed, start_from)
     learners = [
         learner_of(model.to(device).train(), source, spec, numbers)
         for model, numbers in zip(listed, run.derived, strict=True)

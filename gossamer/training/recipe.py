@@ -59,6 +59,7 @@ class Recipe(Spec):
 
     out: the folder. preset, autoencoder: what to train, as named architectures or part by part; all of them share
     every batch. transformer: a transformer instead, for a source of pairs. source: where rows come from. train: how.
+    start_from: the folder of a finished run whose weights the models start with.
     """
 
     out: str
@@ -67,6 +68,7 @@ class Recipe(Spec):
     preset: tuple[PresetSpec, ...] = ()
     autoencoder: tuple[AutoencoderSpec, ...] = ()
     transformer: tuple[TransformerSpec, ...] = ()
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +99,7 @@ class Recipe(Spec):
         out: str | None = None,
         seed: int | None = None,
         device: str | None = None,
+        start_from: str | None = None,
     ) -> Recipe:
         """Return the recipe with some numbers replaced; None leaves the file's. latents and l0 go to every preset.
 
@@ -110,6 +113,7 @@ class Recipe(Spec):
             preset=tuple(p.replace(**_given(dials)) for p in self.preset),
             train=self.train.replace(**_given(train)),
             out=self.out if out is None else out,
+            start_from=self.start_from if start_from is None else start_from,
         )
 
     def resolve(self, source: Source) -> tuple[AutoencoderSpec | TransformerSpec, ...]:

@@ -20,7 +20,7 @@ from gossamer.transformer.files import load_transformer, save_transformer
 from gossamer.transformer.model import Transformer, TransformerSpec
 from gossamer.transformer.translator import MODEL
 
-__all__ = ["Model", "PythonSource", "Run", "RunSpec", "differences", "model_folders"]
+__all__ = ["Model", "PythonSource", "Run", "RunSpec", "differences", "model_folders", "take_weights"]
 
 Model: TypeAlias = SparseAutoencoder | Transformer
 """What can be trained."""
@@ -42,7 +42,7 @@ class PythonSource(SourceSpec):
 @dataclass(frozen=True, kw_only=True)
 class RunSpec(Spec):
     """All that a run depends on. autoencoders, transformers: what is trained, one of the two. derived: per model, the
-    numbers that followed from the rest."""
+    numbers that followed from the rest. start_from: the run whose weights they started with, if any."""
 
     autoencoders: tuple[AutoencoderSpec, ...] = ()
     transformers: tuple[TransformerSpec, ...] = ()
@@ -51,6 +51,7 @@ class RunSpec(Spec):
     fingerprint: dict[str, str]
     derived: tuple[Derived, ...]
     version: str
+    start_from: str | None = None
 
     @classmethod
     def of(
@@ -62,6 +63,7 @@ class RunSpec(Spec):
         fingerprint: dict[str, str],
         derived: tuple[Derived, ...],
         version: str,
+        start_from: str | None,
     ) -> RunSpec:
         """Return the run of these models; raises ValueError if they are of both kinds."""
         transformers = tuple(model for model in models if isinstance(model, TransformerSpec))
@@ -76,6 +78,7 @@ class RunSpec(Spec):
             fingerprint=fingerprint,
             derived=derived,
             version=version,
+            start_from=start_from,
         )
 
     @property
@@ -160,6 +163,26 @@ def _only(models: tuple[M, ...], noun: str) -> M:
     if len(models) != 1:
         raise ValueError(f"the run has {len(models)} {noun}s; choose one of .{noun}s")
     return models[0]
+
+
+def take_weights(models: Sequence[Model], start_from: str | Path) -> None:
+    """Let models start with the weights of those of a finished run, in their order.
+
+    Raises ValueError if the run has not finished, or its models have other parts or sizes.
+    """
+    run = Run.open(start_from)
+    found = (*run.autoencoders, *run.transformers)
+    if len(found) != len(models):
+        raise ValueError(f"{start_from} has {len(found)} models to start from, but {len(models)} are to be trained")
+    for number, (model, other) in enumerate(zip(models, found, strict=True)):
+        wanted, there = ({name: t.shape for name, t in one.state_dict().items()} for one in (model, other))
+        if wanted != there:
+            name = next(name for name in (*wanted, *there) if wanted.get(name) != there.get(name))
+            raise ValueError(
+                f"model {number} cannot start from that of {start_from}, which has other parts or sizes: {name} is "
+                f"{tuple(there.get(name, ())) or 'missing'} there and {tuple(wanted.get(name, ())) or 'missing'} here"
+            )
+        model.load_state_dict(other.state_dict())
 
 
 def model_folders(folder: Path, specs: Sequence[AutoencoderSpec | TransformerSpec]) -> list[Path]:

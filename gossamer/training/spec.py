@@ -190,12 +190,13 @@ def _of_transformer(train: TrainSpec, transformer: TransformerSpec) -> Derived:
     - learning rate: (4000 · width)^(−½), where Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762, section 5.3)
       arrive after their 4000 steps of warm-up; from there it falls by the inverse root of the steps, as theirs.
     - warm-up: a tenth of the steps, at most 4000.
-    - decay: the last fifth of the steps, to 0.
+    - decay: the last fifth of the steps, to 0. If decay_steps are given, the rate stays on its plateau until then.
     """
     rate = (4000 * transformer.width) ** -0.5 if train.learning_rate is None else train.learning_rate
     warmup = min(4000, train.steps // 10) if train.warmup_steps is None else train.warmup_steps
-    decay = train.steps // 5 if train.decay_steps is None else train.decay_steps
-    return Derived(learning_rate=rate, warmup_steps=warmup, decay_steps=decay, between="inverse-root")
+    if train.decay_steps is not None:
+        return Derived(learning_rate=rate, warmup_steps=warmup, decay_steps=train.decay_steps)
+    return Derived(learning_rate=rate, warmup_steps=warmup, decay_steps=train.steps // 5, between="inverse-root")
 
 
 def _of_autoencoder(train: TrainSpec, autoencoder: AutoencoderSpec) -> Derived:

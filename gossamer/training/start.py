@@ -23,7 +23,7 @@ def start(recipe: Recipe, *, dry_run: bool = False) -> Run | None:
     if dry_run:
         print(plan(models, source, recipe.train, out=recipe.out))
         return None
-    return train(models, source, recipe.train, out=recipe.out, described=recipe.source)
+    return train(models, source, recipe.train, out=recipe.out, described=recipe.source, start_from=recipe.start_from)
 
 
 def resume_run(folder: str | Path) -> Run:
@@ -34,7 +34,8 @@ def resume_run(folder: str | Path) -> Run:
     spec = RunSpec.read(folder)
     source = run_source(spec)
     models = [model.build() for model in spec.models]
-    return train(models, source, spec.train, out=folder, resume=True, described=spec.source)
+    start_from = spec.start_from
+    return train(models, source, spec.train, out=folder, resume=True, described=spec.source, start_from=start_from)
 
 
 def run_source(spec: RunSpec) -> Source:

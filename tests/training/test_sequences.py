@@ -26,6 +26,11 @@ DIGITS = Characters(tokens=tuple("0123456789"))
 SMALL = TransformerSpec(width=32, hidden=64, heads=2, encoder_layers=1, decoder_layers=1)
 
 
+def note(logged: list[float], step: int, figures: Sequence[Mapping[str, float]]) -> bool:
+    logged.append(figures[0]["loss"])
+    return False
+
+
 def mirrored(count: int = 400, **options: object) -> Pairs:
     """Numbers and their digits in reverse."""
     pairs = [Pair(str(number * 37), str(number * 37)[::-1], number) for number in range(1, count)]
@@ -75,6 +80,25 @@ def test_a_run_is_a_folder_that_can_be_opened(tmp_path: Path):
         run.autoencoder  # noqa: B018
 
 
+def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path):
+    source, train = mirrored(), TrainSpec(rows=320, batch=32, learning_rate=1e-2, log_every=1)
+    first = gs.train(fitted(SMALL, source).build(), source, train, out=tmp_path / "first", quiet=True).transformer
+    weights = {name: weight.clone() for name, weight in first.state_dict().items()}
+    logged: list[float] = []
+    again = fitted(SMALL, source).build(seed=9)
+    gs.train(again, source, train, start_from=tmp_path / "first", watch=partial(note, logged), quiet=True)
+    lines = (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()
+    assert logged[0] == pytest.approx(json.loads(lines[-1])["loss"], rel=0.15), "it does not go on where it was"
+    assert all(torch.equal(first.state_dict()[name], weight) for name, weight in weights.items())
+    wider = fitted(SMALL.replace(width=64), source).build()
+    with pytest.raises(ValueError, match=r"other parts or sizes: .* is \(14, 32\) there and \(14, 64\) here"):
+        gs.train(wider, source, train, start_from=tmp_path / "first", quiet=True)
+    with pytest.raises(ValueError, match="has 1 models to start from, but 2"):
+        gs.train([again, wider], source, train, start_from=tmp_path / "first", quiet=True)
+    with pytest.raises(ValueError, match="does not exist"):
+        gs.train(again, source, train, start_from=tmp_path / "absent", quiet=True)
+
+
 def test_several_transformers_share_every_batch(tmp_path: Path):
     source = mirrored()
     models = [fitted(SMALL, source).build(seed=seed) for seed in (0, 1)]
@@ -95,11 +119,6 @@ def test_the_rate_rises_falls_by_the_inverse_root_and_ends_at_zero():
 
 def test_padding_that_all_rows_share_is_left_out():
     assert trimmed(torch.tensor([[5, 2, 0, 0], [5, 6, 2, 0]])).tolist() == [[5, 2, 0], [5, 6, 2]]
-
-
-def note(logged: list[float], step: int, figures: Sequence[Mapping[str, float]]) -> bool:
-    logged.append(figures[0]["loss"])
-    return False
 
 
 def test_low_precision_learns_as_float32_does():
