@@ -119,9 +119,15 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
     import torch
 
     rows = tensor.reshape(1) if tensor.dim() == 0 else tensor
-    width = rows[:1].numel() * rows.element_size()
-    for piece in rows.split(max(1, PIECE // max(width, 1))) if rows.numel() else ():
-        yield memoryview(piece.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if not rows.numel():
+        return
+    step = min(max(1, PIECE // (rows[:1].numel() * rows.element_size())), len(rows))
+    lies_so = rows.is_contiguous() and rows.device.type == "cpu"
+    buffer = rows if lies_so else torch.empty(step, *rows.shape[1:], dtype=rows.dtype)
+    for piece in rows.split(step):
+        if not lies_so:
+            piece = buffer[: len(piece)].copy_(piece)
+        yield piece.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _dtype_name(tensor: Tensor) -> str:

@@ -222,3 +222,24 @@ class TestTensors:
         with pytest.raises(OSError, match="No such file") as caught:
             write_tensors(tmp_path / "no" / "folder" / "t", {"a": torch.ones(1)}, {})
         assert caught.value.errno == errno.ENOENT
+
+    def test_views_are_written_as_what_they_show_a_piece_at_a_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("gossamer.storage.PIECE", 64)
+        matrix = torch.arange(60, dtype=torch.float32).reshape(10, 6)
+        views = {"turned": matrix.T, "one": torch.tensor(2.5), "same": torch.tensor(7).expand(5, 3), "none": matrix[:0]}
+        write_tensors(tmp_path / "t", views, {})
+        found, _ = read_tensors(tmp_path / "t")
+        assert all(torch.equal(found[name], tensor) for name, tensor in views.items())
+
+    def test_a_file_can_be_written_from_what_is_mapped_from_it(self, tmp_path: Path):
+        write_tensors(tmp_path / "t", {"a": torch.arange(1000)}, {})
+        tensors, _ = read_tensors(tmp_path / "t")
+        write_tensors(tmp_path / "t", {"b": tensors["a"]}, {})
+        assert torch.equal(read_tensors(tmp_path / "t")[0]["b"], torch.arange(1000))
+        assert torch.equal(tensors["a"], torch.arange(1000))
+
+    def test_a_dtype_that_is_none_of_ours_is_refused(self, tmp_path: Path):
+        with pytest.raises(TypeError, match=r"not torch\.complex64"):
+            write_tensors(tmp_path / "t", {"a": torch.ones(1, dtype=torch.complex64)}, {})

@@ -401,7 +401,7 @@ for source, target, to in [("0", "1", "saelens"), ("1", "2", "gossamer")]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_converting_takes_memory_for_pieces_not_for_the_model(tmp_path: Path):
-    """128 MB of weights, the encoder's turned round on the way, in less than a third of that: there and back."""
+    """128 MB of weights, the encoder's turned round on the way, in a quarter of that, there and back."""
     latents, width = 16_384, 1024
     with torch.device("meta"):
         sae = SparseAutoencoder(gs.preset("topk", input_width=width, latents=latents, l0=32))
@@ -413,5 +413,5 @@ def test_converting_takes_memory_for_pieces_not_for_the_model(tmp_path: Path):
     command = [sys.executable, "-c", PROGRAM, f"{tmp_path}/"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert max(map(float, done.stdout.split())) < 42, "MB"
+    assert max(map(float, done.stdout.split())) < 32, "MB"
     assert (tmp_path / "2" / "weights.safetensors").stat().st_size > 2 * 4 * latents * width
