@@ -84,8 +84,8 @@ _HOMES = {
     "with_l0": "gossamer.autoencoder.autoencoder",
 }
 
-_ROOMS = ("interop",)
-"""Rooms that are used by their name: gossamer.interop.saelens.write(sae, folder)."""
+_ROOMS = ("interop", "transformer")
+"""Rooms that are used by their name: gs.interop.saelens.write(sae, folder), gs.transformer.Transformer(spec)."""
 
 __all__ = ["__version__", *_ROOMS, *sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
 

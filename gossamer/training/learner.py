@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,17 @@ from gossamer.autoencoder.tasks import Rows
 from gossamer.training.checkpoint import named
 from gossamer.training.spec import Derived, TrainSpec
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "Needs"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What training a model needs. memory: bytes of a step, about, beside weights and moments. largest_product:
+    multiplications of a step's largest product. lines: of a plan, for a person."""
+
+    memory: int
+    largest_product: int
+    lines: tuple[str, ...]
 
 
 class Learner(ABC):
@@ -39,11 +50,6 @@ class Learner(ABC):
         """Say whether something follows a path that is as long as the run, which can then not be cut short."""
         return False
 
-    @property
-    @abstractmethod
-    def largest_product(self) -> int:
-        """Multiplications of a step's largest product, divided by the rows of a batch."""
-
     def start(self, sample: Rows) -> None:  # noqa: B027 - most models start from random weights alone
         """Take from a sample of rows what the model starts with."""
 
@@ -56,12 +62,8 @@ class Learner(ABC):
         """Do the work of a step and change nothing, so that a plan can time it."""
 
     @abstractmethod
-    def workspace(self, batch: int) -> int:
-        """Return about how many bytes a step needs beside weights and moments."""
-
-    @abstractmethod
-    def describe(self) -> list[str]:
-        """Return what a plan says of the model, in lines."""
+    def needs(self, batch: int) -> Needs:
+        """Return what a step on so many rows needs, and what a plan says of the model."""
 
     def verdict(self) -> str:
         """Return what a person should know at the end, if anything."""

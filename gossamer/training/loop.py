@@ -199,8 +199,9 @@ class _Session:
 
     def _is_small(self) -> bool:
         """Say whether a step is so little work that several threads would only wait for each other."""
-        largest = max(learner.largest_product for learner in self.learners)
-        return self.device.type == "cpu" and self.run.train.batch * largest < SMALL
+        batch = self.run.train.batch
+        largest = max(learner.needs(batch).largest_product for learner in self.learners)
+        return self.device.type == "cpu" and largest < SMALL
 
     def _wind_down(self) -> int:
         """Let the learning rates fall from here on; return the step where the run ends.

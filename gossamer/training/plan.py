@@ -57,13 +57,14 @@ def make_plan(
     parameters = sum(p.numel() for learner in learners for p in learner.model.parameters())
     buffer = source.bytes_per_row * (source.buffer_rows + spec.batch)
     moments = spec.optimizer.moment_bytes
-    memory = (FLOAT + moments) * parameters + max(learner.workspace(spec.batch) for learner in learners) + buffer
+    needs = [learner.needs(spec.batch) for learner in learners]
+    memory = (FLOAT + moments) * parameters + max(need.memory for need in needs) + buffer
     disk = (KEEP + 1) * 3 * FLOAT * parameters + FLOAT * parameters
     per_row = _seconds_per_row(source) + sum(_seconds_per_step(one, sample) for one in learners) / len(sample)
     seconds = per_row * (spec.steps - done) * spec.batch
     epochs = spec.steps * spec.batch / source.rows
     lines = [f"{topic:<9}{text}" for topic, text in source.describe().items()]
-    lines += [line for learner in learners for line in learner.describe()]
+    lines += [line for need in needs for line in need.lines]
     device = learners[0].device
     lines += [
         f"steps    {spec.steps * spec.batch:,} in {spec.steps:,} steps of {spec.batch:,} ({epochs:.2f} epochs)",

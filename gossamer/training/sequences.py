@@ -12,13 +12,16 @@ from gossamer.kernels import fast_bfloat16
 from gossamer.sources.pairs import SOURCE, TARGET, Pairs
 from gossamer.sources.source import Source
 from gossamer.training.checkpoint import named
-from gossamer.training.learner import Learner
+from gossamer.training.learner import Learner, Needs
 from gossamer.training.optimizer import PlainAdam
 from gossamer.training.spec import Adam, Derived, TrainSpec
 from gossamer.transformer.model import Transformer, TransformerSpec
 from gossamer.transformer.vocabulary import PAD
 
 __all__ = ["SequenceLearner", "fitted", "trimmed"]
+
+IDS = 16
+"""Ids in a row, about: for estimates of memory and work before there are any rows."""
 
 
 class SequenceLearner(Learner):
@@ -37,11 +40,6 @@ class SequenceLearner(Learner):
         chosen = train.kernels.products
         self.low_precision = fast_bfloat16(self.device) if chosen == "auto" else chosen == "bfloat16"
 
-    @property
-    def largest_product(self) -> int:
-        """Width times hidden width, for each id of about eight in a row."""
-        return 8 * self.transformer.spec.width * self.transformer.spec.hidden
-
     def step(self, rows: Rows, step: int) -> None:
         """Train on a batch of pairs."""
         loss = self._loss(rows)
@@ -53,24 +51,22 @@ class SequenceLearner(Learner):
         self._loss(rows)
         self.optimizer.clear()
 
-    def workspace(self, batch: int) -> int:
-        """Return the bytes of gradients and, at about eight ids in a row, of what layers keep for the backward pass."""
-        spec = self.transformer.spec
-        weights = sum(p.numel() for p in self.transformer.parameters())
-        layers = spec.encoder_layers + spec.decoder_layers
-        return 4 * (weights + 8 * batch * layers * (12 * spec.width + 2 * spec.hidden))
-
-    def describe(self) -> list[str]:
-        """Return sizes, and the numbers that were derived."""
+    def needs(self, batch: int) -> Needs:
+        """Return gradients and what layers keep for the backward pass, for `IDS` ids in a row; sizes and rates."""
         spec, derived = self.transformer.spec, self.derived
         weights = sum(p.numel() for p in self.transformer.parameters())
-        return [
-            f"learns   {spec.name}: {spec.encoder_layers} + {spec.decoder_layers} layers, width {spec.width}, "
-            f"{spec.heads} heads, {weights / 1e6:.2f} million weights",
-            f"         learning rate {derived.learning_rate:.2g} after {derived.warmup_steps:,} steps up, then by the "
-            f"inverse root, {derived.decay_steps:,} steps down; products in "
-            f"{'bfloat16' if self.low_precision else 'float32'}",
-        ]
+        layers = spec.encoder_layers + spec.decoder_layers
+        between = "then by the inverse root" if derived.between == "inverse-root" else "then level"
+        return Needs(
+            4 * (weights + IDS * batch * layers * (12 * spec.width + 2 * spec.hidden)),
+            IDS * batch * spec.width * spec.hidden,
+            (
+                f"learns   {spec.name}: {spec.encoder_layers} + {spec.decoder_layers} layers, width {spec.width}, "
+                f"{spec.heads} heads, {weights / 1e6:.2f} million weights",
+                f"         learning rate {derived.learning_rate:.2g} after {derived.warmup_steps:,} steps up, "
+                f"{between}, {derived.decay_steps:,} steps down; products in {'bfloat16' if self.low_precision else 'float32'}",
+            ),
+        )
 
     def finish(self) -> None:
         """Leave off training."""

@@ -14,7 +14,7 @@ from gossamer.autoencoder.tasks import Objective, Rows
 from gossamer.autoencoder.trace import Loss, Moment
 from gossamer.codes import Codes, active_rows, density, is_active
 from gossamer.training.checkpoint import named
-from gossamer.training.learner import Learner
+from gossamer.training.learner import Learner, Needs
 from gossamer.training.optimizer import make_optimizer
 from gossamer.training.sparsity_control import SparsityControl
 from gossamer.training.spec import Derived, TrainSpec
@@ -92,12 +92,6 @@ class Trainee(Learner):
         """Say whether an L0 is steered to: the path that leads to it is as long as the run."""
         return self.control is not None
 
-    @property
-    def largest_product(self) -> int:
-        """Latents times the wider side."""
-        spec = self.sae.spec
-        return spec.latents * max(spec.input_width, spec.output_width)
-
     def start(self, sample: Rows) -> None:
         """Measure scaling and biases on a sample."""
         start_from_data(self.sae, *self.sae.spec.task.rows(sample))
@@ -156,20 +150,20 @@ class Trainee(Learner):
             self.objective(self.sae, rows, self.moment(0)).total.backward()
         self.optimizer.clear()
 
-    def workspace(self, batch: int) -> int:
-        """Return the bytes of the kernels' buffers, and of codes and gradients while codes are held as a matrix."""
-        weights, latents = sum(p.numel() for p in self.sae.parameters()), self.sae.spec.latents
-        codes = 4 * (4 * latents * batch + weights) if self.density.dense else 0
-        return codes + kernels.workspace_bytes(weights // 2, latents)
-
-    def describe(self) -> list[str]:
-        """Return sizes, sparsity, and the numbers that were derived."""
+    def needs(self, batch: int) -> Needs:
+        """Return the kernels' buffers, and codes and gradients while codes are held as a matrix; sizes and sparsity."""
         spec, derived = self.sae.spec, self.derived
-        return [
-            f"learns   {spec.name}: {spec.input_width} → {spec.latents} latents, {spec.sparsity!r}",
-            f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
-            f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
-        ]
+        weights = sum(p.numel() for p in self.sae.parameters())
+        codes = 4 * (4 * spec.latents * batch + weights) if self.density.dense else 0
+        return Needs(
+            codes + kernels.workspace_bytes(weights // 2, spec.latents),
+            batch * spec.latents * max(spec.input_width, spec.output_width),
+            (
+                f"learns   {spec.name}: {spec.input_width} → {spec.latents} latents, {spec.sparsity!r}",
+                f"         learning rate {derived.learning_rate:.2g}, {derived.warmup_steps:,} steps up, "
+                f"{derived.decay_steps:,} down; dead after {derived.dead_after:,} rows",
+            ),
+        )
 
     def finish(self) -> None:
         """Fold the scaling into the weights."""
