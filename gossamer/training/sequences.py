@@ -57,6 +57,7 @@ class SequenceLearner(Learner):
         weights = sum(p.numel() for p in self.transformer.parameters())
         layers = spec.encoder_layers + spec.decoder_layers
         between = "then by the inverse root" if derived.between == "inverse-root" else "then level"
+        precision = "bfloat16" if self.low_precision else "float32"
         return Needs(
             4 * (weights + IDS * batch * layers * (12 * spec.width + 2 * spec.hidden)),
             IDS * batch * spec.width * spec.hidden,
@@ -64,7 +65,7 @@ class SequenceLearner(Learner):
                 f"learns   {spec.name}: {spec.encoder_layers} + {spec.decoder_layers} layers, width {spec.width}, "
                 f"{spec.heads} heads, {weights / 1e6:.2f} million weights",
                 f"         learning rate {derived.learning_rate:.2g} after {derived.warmup_steps:,} steps up, "
-                f"{between}, {derived.decay_steps:,} steps down; products in {'bfloat16' if self.low_precision else 'float32'}",
+                f"{between}, {derived.decay_steps:,} steps down; products in {precision}",
             ),
         )
 
