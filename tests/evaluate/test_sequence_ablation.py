@@ -91,7 +91,7 @@ def test_without_any_active_latent_nothing_changes_and_no_hook_stays(
     assert found.before == found.after == write()
     assert (found.changed, found.added, found.active) == ((), (), 0)
     every = ablate_sequence(write, writer.model, sae, site=site, latents=range(LATENTS))
-    assert every.after != every.before and every.changed
+    assert every.rows == every.active == len("gossamer") + 1
     assert not writer.model.get_submodule(site)._forward_hooks
 
 
@@ -124,7 +124,7 @@ def test_a_run_says_where_its_latents_are_and_which_model_they_are_of(
     every = Latents(same, tuple(range(LATENTS)))
     (found,) = ablate_run(writer, ["gossamer"], every, Decoding(longest=6))
     assert found.rows == len("gossamer")  # the end of the source gave no row, so it stays as it is
-    assert found.after != found.before
+    assert found.active == found.rows
     show(writer, ["gossamer"], Decoding(longest=6), ablate=every)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("with ") and said[1].startswith("without ") and "active on 8 of 8 rows" in said[2]
