@@ -79,10 +79,12 @@ def print_table(measurement: Measurement, *, title: str) -> None:
 def measure_run(folder: str | Path, *, rows: int, predictions: int) -> tuple[Run, Source, list[Measurement]]:
     """Measure every autoencoder of a finished run, print the figures, write evaluation.json.
 
-    Returns what it opened beside what it found. Raises ValueError if the run is not finished or its source cannot be
-    built again.
+    Returns what it opened beside what it found. Raises ValueError if the run is not finished, trained no autoencoder, or
+    its source cannot be built again.
     """
     run = Run.open(folder)
+    if not run.autoencoders:
+        raise ValueError(f"{folder} holds a transformer; measure it with: gossamer seq2seq evaluate {folder}")
     source = run_source(RunSpec.read(folder))
     measurements = [measure(sae, source, rows=rows, predictions=predictions, quiet=False) for sae in run.autoencoders]
     for measurement in measurements:

@@ -25,6 +25,9 @@ __all__ = ["TranslationScore", "draw_attention", "evaluate_translations"]
 CHUNK = 512
 """Sources between two signs of progress."""
 
+PICTURE_KINDS = ("png", "svg", "pdf", "jpg", "webp")
+"""How pictures can be written."""
+
 PICTURES = 3
 """Sources whose attention is drawn."""
 
@@ -89,14 +92,15 @@ def evaluate_translations(
 
 def draw_attention(translator: Translator, translations: Sequence[Translation], path: str | Path) -> None:
     """Draw what the best targets attended to, mean over the heads of the last layer, into a picture."""
+    kind = Path(path).suffix[1:].lower()
+    if kind not in PICTURE_KINDS:
+        raise ValueError(f"{path}: a picture is written as {', '.join(PICTURE_KINDS)}, not as {kind or 'nothing'!r}")
     maps = []
     for one in translations:
         weights, source, target = translator.attention(one.source, one.hypotheses[0].ids)
         maps.append((weights[-1].mean(dim=0).numpy(), source, target))
     figure = attention_map(maps)
-    replace_file(
-        Path(path), lambda temporary: figure.savefig(temporary, format=Path(path).suffix[1:] or "png", dpi=120)
-    )
+    replace_file(Path(path), lambda temporary: figure.savefig(temporary, format=kind, dpi=120))
 
 
 def _write(run: Path, result: TranslationScore) -> None:

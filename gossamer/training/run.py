@@ -16,6 +16,7 @@ from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
 from gossamer.storage import replace_file
 from gossamer.training.spec import Derived, TrainSpec
+from gossamer.transformer.files import SPEC as TRANSFORMER
 from gossamer.transformer.files import load_transformer, save_transformer
 from gossamer.transformer.model import Transformer, TransformerSpec
 from gossamer.transformer.translator import MODEL
@@ -142,7 +143,8 @@ class Run:
     @staticmethod
     def is_finished(folder: Path, spec: RunSpec) -> bool:
         """Say whether a folder holds all the models of its run."""
-        return all((place / SPEC).is_file() for place in model_folders(folder, spec.models))
+        name = TRANSFORMER if spec.transformers else SPEC
+        return all((place / name).is_file() for place in model_folders(folder, spec.models))
 
     def save(self) -> None:
         """Write the models into the folder."""

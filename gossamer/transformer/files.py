@@ -1,4 +1,4 @@
-"""A transformer as a folder (`spec.json`, `weights.safetensors`), its vocabularies as one JSON file. No pickle."""
+"""A transformer as a folder (`transformer.json`, `weights.safetensors`), its vocabularies as one JSON file. No pickle."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gossamer.storage import read_tensors, replace_file, replace_folder, write_t
 from gossamer.transformer.model import Transformer, TransformerSpec
 from gossamer.transformer.vocabulary import Vocabulary
 
-__all__ = ["load_transformer", "load_vocabularies", "save_transformer", "save_vocabularies"]
+__all__ = ["SPEC", "load_transformer", "load_vocabularies", "save_transformer", "save_vocabularies"]
 
-SPEC, WEIGHTS = "spec.json", "weights.safetensors"
+SPEC, WEIGHTS = "transformer.json", "weights.safetensors"
 FORMAT = "gossamer.transformer.1"
 
 

@@ -93,14 +93,14 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     save_transformer(lively(spec_of(width=48)), tmp_path / "other")
     with pytest.raises(ValueError, match="no transformer in"):
         load_transformer(tmp_path)
-    (tmp_path / "one" / "spec.json").write_text((tmp_path / "other" / "spec.json").read_text())
-    with pytest.raises(ValueError, match=r"weights of another transformer than spec\.json describes"):
+    (tmp_path / "one" / "transformer.json").write_text((tmp_path / "other" / "transformer.json").read_text())
+    with pytest.raises(ValueError, match=r"weights of another transformer than transformer\.json describes"):
         load_transformer(tmp_path / "one")
     weights = tmp_path / "other" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="damaged"):
         load_transformer(tmp_path / "other")
-    (tmp_path / "other" / "spec.json").write_text('{"width": 24, "wdith": 3}')
+    (tmp_path / "other" / "transformer.json").write_text('{"width": 24, "wdith": 3}')
     with pytest.raises(ValueError, match="wdith"):
         load_transformer(tmp_path / "other")
 
