@@ -79,8 +79,8 @@ def print_table(measurement: Measurement, *, title: str) -> None:
 def measure_run(folder: str | Path, *, rows: int, predictions: int) -> tuple[Run, Source, list[Measurement]]:
     """Measure every autoencoder of a finished run, print the figures, write evaluation.json.
 
-    Returns what it opened beside what it found. Raises ValueError if the run is not finished, trained no autoencoder, or
-    its source cannot be built again.
+    Returns what it opened beside what it found. Raises ValueError if the run is not finished, trained no autoencoder,
+    or its source cannot be built again.
     """
     run = Run.open(folder)
     if not run.autoencoders:

@@ -1,4 +1,4 @@
-"""A transformer as a folder (`transformer.json`, `weights.safetensors`), its vocabularies as one JSON file. No pickle."""
+"""A transformer as a folder (`transformer.json`, `weights.safetensors`), its vocabularies as a JSON file. No pickle."""
 
 from __future__ import annotations
 
