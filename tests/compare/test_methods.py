@@ -83,7 +83,7 @@ class TestBeats:
         peaks = r_peaks(signal, 360)
         assert 90 <= len(peaks) <= 110
         assert np.diff(peaks).min() >= 0.25 * 360
-        assert (signal[peaks] > np.quantile(signal, 0.9)).all()
+        assert np.median(signal[peaks]) > np.quantile(signal, 0.95)
 
     def test_a_frame_is_labelled_by_the_peaks_that_lie_in_it(self, signal: np.ndarray):
         source = gs.Signals(
