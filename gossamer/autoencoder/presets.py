@@ -7,7 +7,6 @@ weight of a penalty is steered until it is reached, unless a weight is given ins
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
