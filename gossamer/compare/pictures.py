@@ -40,10 +40,10 @@ def rate_curves(figures: Sequence[Figures], quality: float) -> Figure:
 
 
 def costs(figures: Sequence[Figures]) -> Figure:
-    """Draw FVU over multiply–adds of encoding, over training time and beside the probe's accuracy, a point a method."""
+    """Draw FVU over multiply–adds of encoding, over its time, and beside the probe's accuracy, a point a method."""
     panels = [
         ("multiply–adds to encode a row", "log", [one.encode for one in figures]),
-        ("training, s of processor time", "log", [one.seconds for one in figures]),
+        ("encoding, µs of processor time a row", "log", [one.encode_microseconds for one in figures]),
     ]
     if all(one.probe is not None for one in figures):
         panels.append(("accuracy of the probe", "linear", [one.probe or 0.0 for one in figures]))
