@@ -45,8 +45,9 @@ class Place:
 def load(path: str | Path, member: str = "", *, format: str = "", device: str = "cpu") -> SparseAutoencoder:
     """Read an autoencoder of any known format; what was folded into its weights is said on standard error.
 
-    path: a folder or file, or "hf:owner/repo[/folder][@revision]". It may be a run, or hold several autoencoders:
-    member then says which, such as "layers.10". format: its name, if it is not to be recognized.
+    path: a folder or file, or `hf:owner/repo/folder@revision`, with folder and revision where wanted. It may be a run,
+    or hold several autoencoders: member then says which, such as "layers.10". format: its name, if it is not to be
+    recognized.
 
     Raises ValueError if there is none, or several and no member; if a file is damaged; or, with the reason, for what
     cannot be computed here.
