@@ -14,7 +14,7 @@ from gossamer.autoencoder.presets import preset
 from gossamer.codes import SparseCodes
 from gossamer.selection import path as path_module
 from gossamer.selection.path import cross_validate, description_length, matched, started
-from gossamer.training import loop
+from gossamer.training import trainee
 from gossamer.training.spec import TrainSpec
 
 
@@ -31,7 +31,7 @@ def test_no_model_ever_sees_the_rows_that_it_is_judged_on(data, folds, monkeypat
     rows = data[0].copy()
     rows[:, 0] = np.arange(len(rows))  # a row says which one it is
     seen = {fold: set() for fold in range(3)}
-    loss, start = SparseAutoencoder.loss, loop.start_from_data
+    loss, start = SparseAutoencoder.loss, trainee.start_from_data
 
     def spy_on_loss(sae, x, *arguments, **options):
         seen[sae.spec.task.fold].update(x[:, 0].int().tolist())
@@ -42,7 +42,7 @@ def test_no_model_ever_sees_the_rows_that_it_is_judged_on(data, folds, monkeypat
         return start(sae, sample, *arguments)
 
     monkeypatch.setattr(SparseAutoencoder, "loss", spy_on_loss)
-    monkeypatch.setattr(loop, "start_from_data", spy_on_start)
+    monkeypatch.setattr(trainee, "start_from_data", spy_on_start)
     quick(rows, folds)
     for fold in range(3):
         assert seen[fold] == set(np.flatnonzero(folds != fold).tolist())
@@ -105,7 +105,7 @@ def test_the_models_of_a_fold_start_from_one(trained):
 def test_what_starts_from_another_computes_the_same(data):
     rows = torch.from_numpy(data[0])
     sae = topk(4).build(seed=1)
-    loop.start_from_data(sae, rows)
+    trainee.start_from_data(sae, rows)
     other = started(topk(2), sae)
     assert torch.equal(other.encoder.weight, sae.encoder.weight)
     codes, fewer = sae.encode(rows).to_dense(), other.encode(rows).to_dense()
