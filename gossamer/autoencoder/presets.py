@@ -321,7 +321,7 @@ def transformer_autoencoder(
     """Patches of the row that attend to each other: Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762)."""
     deep = deep_autoencoder(input_width=input_width, latents=latents, l0=l0)
     patches = patches or max(count for count in range(1, 17) if input_width % count == 0)
-    sizes: dict[str, int] = {"patch": max(1, input_width // patches), "width": width, "hidden": 2 * width}
+    sizes: dict[str, Any] = {"patch": max(1, input_width // patches), "width": width, "hidden": 2 * width}
     return deep.replace(
         name="transformer-autoencoder", encoder=Transformer(**sizes), decoder=TransformerDecoder(**sizes)
     )

@@ -44,8 +44,8 @@ class Pairs(Source):
 
     pairs: what there is. source, target: the vocabularies of either side. validation: share of the documents held out,
     or further pairs to hold out. bucket: rows of like length that stay together, so that little is padded; the batch
-    must be a multiple of it. buffer_rows: rows that are shuffled, and sorted by length, at a time. numbers: the pairs of
-    either part, "train" and "validation".
+    must be a multiple of it. buffer_rows: rows that are shuffled, and sorted by length, at a time. numbers: which pairs
+    are of either part, "train" and "validation".
 
     An epoch holds every pair once, and a few twice, so that it is a whole number of buckets.
     """
