@@ -57,8 +57,8 @@ DEFINITIONS: list[tuple[Sparsity, Callable[[Tensor], Tensor]]] = [
     (Sigmoid(), lambda p: 1 / (1 + (-p).exp())),
 ]
 
-LEARNED_ELSEWHERE = {"gated", "jumprelu", "matching-pursuit", "orthogonal-matching-pursuit"}
-"""Rules with tests of their own (test_learned_sparsity.py)."""
+LEARNED_ELSEWHERE = {"gated", "jumprelu", "matching-pursuit", "orthogonal-matching-pursuit", "threshold"}
+"""Rules with tests of their own (test_learned_sparsity.py; the last one: test_imported_parts.py)."""
 
 
 @pytest.fixture
