@@ -35,7 +35,7 @@ class SequenceLearner(Learner):
         if not isinstance(train.optimizer, Adam):
             raise ValueError(f"a transformer is trained with Adam, not with {train.optimizer.kind!r}")
         super().__init__(model, model.spec.name, train, derived)
-        self.transformer, self.batch = model, train.batch
+        self.transformer = model
         self.optimizer = PlainAdam(model, train.optimizer)
         chosen = train.kernels.products
         self.low_precision = fast_bfloat16(self.device) if chosen == "auto" else chosen == "bfloat16"
@@ -103,29 +103,30 @@ class SequenceLearner(Learner):
 
 def fitted(spec: TransformerSpec, source: Source) -> TransformerSpec:
     """Return a spec whose vocabularies have the sizes of a source's, where it does not say them."""
-    if not isinstance(source, Pairs):
-        raise ValueError(f"a transformer learns from pairs of sequences, not from {type(source).__name__}")
-    sizes = {side: size for side, size in source.sizes.items() if getattr(spec, side) is None}
+    sizes = {side: size for side, size in _pairs(source).sizes.items() if getattr(spec, side) is None}
     return spec.replace(**sizes)
 
 
 def require_pairs(spec: TransformerSpec, source: Source) -> None:
     """Raise ValueError unless a source hands out pairs in the transformer's vocabularies, not too long for it."""
-    if not isinstance(source, Pairs):
-        raise ValueError(f"a transformer learns from pairs of sequences, not from {type(source).__name__}")
+    pairs = _pairs(source)
     for side, layers in ((SOURCE, spec.encoder_layers), (TARGET, spec.decoder_layers)):
         if not layers:
             continue
         ids = getattr(spec, side)
-        if ids != source.sizes[side]:
+        if ids != pairs.sizes[side]:
+            raise ValueError(f"the transformer has {ids} {side} ids, but the pairs' vocabulary has {pairs.sizes[side]}")
+        if pairs.widths[side] > spec.positions.longest:
             raise ValueError(
-                f"the transformer has {ids} {side} ids, but the pairs' vocabulary has {source.sizes[side]}"
-            )
-        if source.widths[side] > spec.positions.longest:
-            raise ValueError(
-                f"the longest {side} has {source.widths[side]} ids, but the transformer {spec.positions.longest} "
+                f"the longest {side} has {pairs.widths[side]} ids, but the transformer {spec.positions.longest} "
                 "positions; leave long ones out, or give its positions a larger `longest`"
             )
+
+
+def _pairs(source: Source) -> Pairs:
+    if not isinstance(source, Pairs):
+        raise ValueError(f"a transformer learns from pairs of sequences, not from {type(source).__name__}")
+    return source
 
 
 def trimmed(ids: Tensor) -> Tensor:
