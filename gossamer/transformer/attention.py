@@ -54,6 +54,9 @@ class KeyValues:
         if longest == self.length:
             self._keys, self._values = keys[which], values[which]
             return
+        if len(which) == len(keys):
+            keys[:], values[:] = keys[which], values[which]
+            return
         self._keys, self._values = (_with_room(x[which], longest) for x in (keys, values))
 
 
@@ -135,9 +138,14 @@ class CrossAttention(Attention):
         self.keys_values = nn.Linear(width, 2 * width)
 
     def forward(self, x: Tensor, memory: Tensor | KeyValues, mask: Tensor | None = None) -> Tensor:
-        """Return `(batch, length, width)`. memory: `(batch, source length, width)`, or its keys and values."""
+        """Return `(batch, length, width)`.
+
+        memory: `(sources, source length, width)`, or its keys and values. Where the batch has more rows than there are
+        sources, as many rows in turn, the hypotheses of a beam, share each of them.
+        """
         keys, values = memory.seen() if isinstance(memory, KeyValues) else self._remembered(memory)
-        return self._mixed(self._split(self.queries(x)), keys, values, mask, causal=False)
+        together = x.reshape(len(keys), -1, x.shape[2])  # for this attention, positions have no order
+        return self._mixed(self._split(self.queries(together)), keys, values, mask, causal=False).view_as(x)
 
     def weights(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what each position attends to, `(batch, heads, length, source length)`; rows sum to 1."""

@@ -106,7 +106,10 @@ def generate(model: Transformer, source: Tensor | None, prompt: Tensor | None, d
 
 
 class _Steps:
-    """The state of a batch in generation: its caches, and what its rows have to say next."""
+    """The state of a batch in generation: its caches, and what its rows have to say next.
+
+    memory, mask: of each source; the hypotheses of a beam share theirs.
+    """
 
     def __init__(
         self, model: Transformer, batch: int, longest: int, memory: Tensor | None, mask: Tensor | None
@@ -120,12 +123,12 @@ class _Steps:
         x = self._decoder(ids, memory_mask=self._mask, caches=self._caches)
         return self._output(x[:, -1]).float()
 
-    def rows(self, which: Tensor) -> None:
-        """Keep these rows, in this order."""
+    def rows(self, which: Tensor, sources: Tensor | None) -> None:
+        """Keep these rows, in this order, and these sources; None: the sources stay as they are."""
         for cache in self._caches:
-            cache.rows(which)
-        if self._mask is not None:
-            self._mask = self._mask[which]
+            cache.rows(which, sources)
+        if self._mask is not None and sources is not None:
+            self._mask = self._mask[sources]
 
 
 def _single(
@@ -158,7 +161,7 @@ def _single(
             if not len(kept):
                 break
             alive = alive[kept]
-            steps.rows(kept)
+            steps.rows(kept, kept)
     targets = _without_prompts(ids, prompt)[:, None]
     return Generated(targets, total[:, None], total[:, None])
 
@@ -179,9 +182,6 @@ class _Beams:
         self.length = torch.zeros(batch, beam, dtype=torch.int64, device=device)
         self.ended = torch.zeros(batch, beam, dtype=torch.bool, device=device)
         self.alive = torch.arange(batch, device=device)
-        spread = self.alive.repeat_interleave(beam)
-        memory = None if memory is None else memory[spread]
-        mask = None if mask is None else mask[spread]
         self.steps = _Steps(model, batch * beam, self.given + self.longest, memory, mask)
 
     def search(self) -> Generated:
@@ -197,7 +197,8 @@ class _Beams:
             if not bool(going.all()):
                 kept = going.nonzero()[:, 0]
                 self.alive = self.alive[kept]
-                self.steps.rows((kept[:, None] * self.beam + torch.arange(self.beam, device=kept.device)).flatten())
+                rows = kept[:, None] * self.beam + torch.arange(self.beam, device=kept.device)
+                self.steps.rows(rows.flatten(), kept)
         scores = self._score(self.total, self.length)
         return Generated(self.ids[:, :, self.given :], self.total, scores)
 
@@ -221,7 +222,7 @@ class _Beams:
         self.length[alive] = lengths.gather(1, parent)
         self.ended[alive] = ended.gather(1, parent) | (chosen == END)
         first = torch.arange(rows, device=parent.device)[:, None] * self.beam
-        self.steps.rows((first + parent).flatten())
+        self.steps.rows((first + parent).flatten(), None)
 
     def _undecided(self) -> Tensor:
         """Say which rows have a hypothesis that goes on and could still be ranked first, `(rows that go on,)`."""

@@ -81,11 +81,11 @@ class LayerCache:
     own: KeyValues
     memory: KeyValues | None
 
-    def rows(self, which: Tensor) -> None:
-        """Keep these rows of the batch, in this order."""
+    def rows(self, which: Tensor, sources: Tensor | None) -> None:
+        """Keep these rows of the batch, in this order, and these sources; None: the sources stay as they are."""
         self.own.rows(which)
-        if self.memory is not None:
-            self.memory.rows(which)
+        if self.memory is not None and sources is not None:
+            self.memory.rows(sources)
 
 
 class Layer(nn.Module):
