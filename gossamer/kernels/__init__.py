@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from gossamer.kernels.capability import fast_bfloat16
-from gossamer.kernels.choice import backend, implementation, own_threads, require_known, selection, use
+from gossamer.kernels.choice import backend, implementation, own_threads, products, require_known, selection, use
 from gossamer.kernels.gradient import AdamStep, FactoredGradient, Outer, collector_of, factored_gradients
 from gossamer.kernels.reference import group_size
 from gossamer.kernels.threads import block_rows, thread_count
@@ -38,6 +38,7 @@ __all__ = [
     "gather_dot",
     "gather_sum",
     "own_threads",
+    "products",
     "require_known",
     "residual",
     "scatter_outer",

@@ -18,7 +18,17 @@ from torch import Tensor
 from gossamer.kernels.capability import fast_bfloat16
 from gossamer.kernels.threads import torch_on_one_thread
 
-__all__ = ["BACKENDS", "SELECTIONS", "backend", "implementation", "own_threads", "require_known", "selection", "use"]
+__all__ = [
+    "BACKENDS",
+    "SELECTIONS",
+    "backend",
+    "implementation",
+    "own_threads",
+    "products",
+    "require_known",
+    "selection",
+    "use",
+]
 
 BACKENDS = {
     "numba": ("cpu", "gossamer.kernels.numba_cpu", "numba"),
@@ -72,6 +82,13 @@ def selection(device: torch.device | str) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if backend(device) in ("numba", "triton") and fast_bfloat16(device) else "float32"
+
+
+def products(device: torch.device | str, wanted: str = "auto") -> str:
+    """Return the precision of a transformer's dense products on this device; it decides the last bits of a run."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if fast_bfloat16(device) else "float32"
 
 
 def own_threads(device: torch.device | str) -> AbstractContextManager[None]:

@@ -296,6 +296,8 @@ def _prepare(
     for model in listed:
         require(model, source)
     precision = {"kernels": kernels.backend(device), "selection": kernels.selection(device)}
+    if any(isinstance(model, Transformer) for model in listed):
+        precision["products"] = kernels.products(device, spec.kernels.products)
     run = RunSpec.of(
         [model.spec for model in listed],
         source=described or PythonSource(),

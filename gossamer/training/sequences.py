@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from gossamer import kernels
 from gossamer.autoencoder.tasks import Rows
-from gossamer.kernels import fast_bfloat16
 from gossamer.sources.pairs import SOURCE, TARGET, Pairs
 from gossamer.sources.source import Source
 from gossamer.training.checkpoint import named
@@ -37,8 +37,7 @@ class SequenceLearner(Learner):
         super().__init__(model, model.spec.name, train, derived)
         self.transformer = model
         self.optimizer = PlainAdam(model, train.optimizer)
-        chosen = train.kernels.products
-        self.low_precision = fast_bfloat16(self.device) if chosen == "auto" else chosen == "bfloat16"
+        self.low_precision = kernels.products(self.device, train.kernels.products) == "bfloat16"
 
     def step(self, rows: Rows, step: int) -> None:
         """Train on a batch of pairs."""

@@ -30,7 +30,7 @@ WIDTH, LATENTS = 16, 32
 def writer(tmp_path_factory: pytest.TempPathFactory) -> TransformerWriter:
     folder = tmp_path_factory.mktemp("transformer")
     layers = {"width": WIDTH, "hidden": 16, "heads": 2, "encoder_layers": 2, "decoder_layers": 2}
-    model = TransformerSpec(source=len(LETTERS), target=len(SOUNDS), **layers).build(seed=4)
+    model = TransformerSpec(source=len(LETTERS), target=len(SOUNDS), tied="none", **layers).build(seed=4)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(2)
@@ -76,7 +76,7 @@ def test_only_the_positions_that_give_rows_are_touched(
     assert found.rows == found.active == len(touched)
 
 
-def test_without_any_active_latent_nothing_changes_and_no_hook_stays(
+def test_only_active_latents_change_what_is_written_and_no_hook_stays(
     writer: TransformerWriter, sae: gs.SparseAutoencoder
 ):
     site = "encoder.layers.1"
@@ -93,6 +93,27 @@ def test_without_any_active_latent_nothing_changes_and_no_hook_stays(
     every = ablate_sequence(write, writer.model, sae, site=site, latents=range(LATENTS))
     assert every.rows == every.active == len("gossamer") + 1
     assert not writer.model.get_submodule(site)._forward_hooks
+
+
+def test_without_the_latent_that_speaks_for_a_sound_another_one_is_written(writer: TransformerWriter):
+    """Latents are the entries of an activation, positive and negative: taking one out sets that entry to 0."""
+    site = "decoder.layers.1"
+    entries = gs.preset("topk", input_width=WIDTH, latents=2 * WIDTH, l0=WIDTH).build(seed=0)
+    with torch.no_grad():
+        signs = torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
+        for weight in (entries.encoder.weight, entries.decoder.weight):
+            weight.copy_(signs)
+
+    def write() -> tuple[str, ...]:
+        return writer.write(["gossamer"], Decoding(longest=6))[0].tokens
+
+    found = {k: ablate_sequence(write, writer.model, entries, site=site, latents=[k]) for k in range(2 * WIDTH)}
+    for ablation in found.values():
+        assert ablation.before == write()
+        assert ablation.active or ablation.after == ablation.before
+    loud = [ablation for ablation in found.values() if ablation.after != ablation.before]
+    assert loud
+    assert all(ablation.active and ablation.changed and ablation.added for ablation in loud)
 
 
 def test_changed_positions_are_those_outside_the_common_blocks():

@@ -135,6 +135,18 @@ def test_low_precision_learns_as_float32_does():
     assert losses["bfloat16"] != losses["float32"], "the precision that was asked for was not used"
 
 
+def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a machine that multiplies other numbers fast."""
+    source, train = mirrored(), TrainSpec(rows=64, batch=32)
+    spec = fitted(SMALL, source)
+    monkeypatch.setattr("gossamer.kernels.choice.fast_bfloat16", lambda device: True)
+    gs.train(spec.build(), source, train, out=tmp_path / "run", quiet=True)
+    gs.train(spec.build(), source, train, out=tmp_path / "run", resume=True, quiet=True)
+    monkeypatch.setattr("gossamer.kernels.choice.fast_bfloat16", lambda device: False)
+    with pytest.raises(ValueError, match=r"products.*bfloat16.*float32"):
+        gs.train(spec.build(), source, train, out=tmp_path / "run", resume=True, quiet=True)
+
+
 class TestRefusals:
     source = mirrored()
 
