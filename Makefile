@@ -43,8 +43,9 @@ demo-whisper: assets data
 	else $(BIN)/gossamer train recipes/whisper-encoder.toml --out $(WHISPER); fi
 	$(BIN)/gossamer report $(WHISPER) --features 30
 
+# A process per core, each on one thread: several threads a process would wait for the other processes.
 test: assets data
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The libraries whose files are read and written, each in an environment of its own, make models and read ours.
 test-interop: env

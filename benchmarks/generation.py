@@ -3,8 +3,8 @@
     python -m benchmarks.generation [--rounds 7] [--width 256] [--hidden 512] [--layers 3] [--vocabulary 1000]
 
 In each round, in turn: ours, Hugging Face's T5 and Marian with `generate`, and `torch.nn.Transformer` without a cache.
-All have the same layers, width, heads, hidden width and vocabulary, random weights, greedy search, and say exactly as
-many ids as asked for; first all in float32, then all in bfloat16. Then a training step of ours and of
+All have the same layers, width, heads, hidden width and vocabulary, random weights, and say exactly as many ids as
+asked for: greedily in float32, then in bfloat16, then with five beams. Then a training step of ours and of
 `torch.nn.Transformer`: embeddings, forward pass with dropout, cross-entropy, backward pass, Adam. Printed are medians
 over the rounds, and ratios of them.
 """
@@ -112,21 +112,25 @@ def marian(spec: TransformerSpec) -> Any:
 
 
 def generators(
-    spec: TransformerSpec, source: Tensor, longest: int, dtype: torch.dtype
+    spec: TransformerSpec, source: Tensor, longest: int, dtype: torch.dtype, beam: int
 ) -> dict[str, Callable[[], Tensor]]:
-    """What each library does when it generates."""
+    """What each library does when it generates; the transformer without a cache knows no beams."""
     ours, plain = spec.build(seed=0).eval().to(dtype), TorchTransformer(spec, 1024).eval().to(dtype)
     with torch.no_grad():  # END is never the likeliest, so that all ids are said
         ours.decoding()[1].weight[END] = 0
-    work: dict[str, Callable[[], Tensor]] = {"gossamer": lambda: ours.generate(source, longest=longest).ids[:, 0]}
+    work: dict[str, Callable[[], Tensor]] = {
+        "gossamer": lambda: ours.generate(source, longest=longest, beam=beam).ids[:, 0]
+    }
     for name, make in (("transformers T5", t5), ("transformers Marian", marian)):
         model = make(spec).to(dtype)
-        options = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": False, "num_beams": 1}
+        options = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": False, "num_beams": beam}
         mask = torch.ones_like(source)
         work[name] = lambda model=model, options=options, mask=mask: model.generate(
             source, attention_mask=mask, **options
         )[:, 1:]
-    return work | {"torch.nn.Transformer, no cache": lambda: plain.generate(source, longest)}
+    if beam == 1:
+        work["torch.nn.Transformer, no cache"] = lambda: plain.generate(source, longest)
+    return work
 
 
 def trainers(spec: TransformerSpec, source: Tensor, target: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -197,15 +201,15 @@ def main() -> None:
         f"{torch.get_num_threads()} threads; {given.layers} + {given.layers} layers, width {given.width}, hidden "
         f"{given.hidden}, {given.heads} heads, {given.vocabulary} ids; batch {given.batch}, {given.length} ids"
     )
-    for dtype in (torch.float32, torch.bfloat16):
-        work = generators(spec, source, given.length, dtype)
+    for dtype, beam in ((torch.float32, 1), (torch.bfloat16, 1), (torch.float32, 5)):
+        work = generators(spec, source, given.length, dtype, beam)
         for name, do in work.items():
             assert tuple(do().shape) == (given.batch, given.length), name
         seconds = in_turns(work, given.rounds)
         for name, value in seconds.items():
             rate, ratio = given.batch * given.length / value, value / seconds["gossamer"]
-            kind = str(dtype).removeprefix("torch.")
-            print(f"{name:32} {kind:9} {rate:10,.0f} ids/s   {ratio:5.2f} times the time of gossamer")
+            kind = f"{str(dtype).removeprefix('torch.')}, {beam} beam{'s' * (beam > 1)}"
+            print(f"{name:32} {kind:17} {rate:10,.0f} ids/s   {ratio:5.2f} times the time of gossamer")
     seconds = in_turns(trainers(spec, source, target), given.rounds)
     for name, value in seconds.items():
         ratio = value / seconds["gossamer, " + name.split(", ")[1]]

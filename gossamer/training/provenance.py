@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from gossamer.autoencoder.provenance import Provenance
 from gossamer.sources.source import Source
+from gossamer.training.metrics import read_metrics
 from gossamer.training.run import RunSpec
 from gossamer.version import VERSION
 
@@ -31,7 +31,7 @@ def provenance_of(run: RunSpec, source: Source, number: int, folder: Path | None
         rows=run.train.steps * run.train.batch,
         seed=run.train.seed,
         version=f"gossamer {VERSION}",
-        metrics={} if folder is None else _last_figures(folder / "metrics.jsonl", number),
+        metrics={} if folder is None else _last_figures(folder, number),
     )
 
 
@@ -39,12 +39,6 @@ def _named(source: Source, sites: tuple[str, ...]) -> str:
     return ", ".join(site or (next(iter(source.widths)) if len(source.widths) == 1 else "") for site in sites)
 
 
-def _last_figures(path: Path, number: int) -> dict[str, float]:
-    if not path.is_file():
-        return {}
-    found: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record.get("model") == number:
-            found = {name: float(record[name]) for name in KEPT if name in record}
-    return found
+def _last_figures(folder: Path, number: int) -> dict[str, float]:
+    records = [record for record in read_metrics(folder) if record["model"] == number]
+    return {name: float(records[-1][name]) for name in KEPT if name in records[-1]} if records else {}

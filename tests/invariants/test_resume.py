@@ -111,7 +111,7 @@ def steps_logged(out: Path) -> int:
 def finish_in_pieces(command, folder: Path, out: Path, rng: random.Random) -> list[int]:
     """Run the command again and again, stop it at random steps with random signals, and return the exit codes."""
     codes = []
-    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGKILL]
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
     rng.shuffle(signals)
     for number in [*signals, None]:
         before = steps_logged(out)

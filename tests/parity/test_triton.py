@@ -514,7 +514,7 @@ class TestSelectGroupMax(OnDevice):
 
     @pytest.mark.parametrize("groups", [1, 2, 20])
     def test_does_nothing_twice_in_ordinary_rows(self, groups: int, redone: list[int]):
-        require_group_max(problem(9, 32, 1000, 0.0), groups)
+        require_group_max(problem(3, 32, 1000, 0.0), groups)
         assert redone == []
 
     @pytest.mark.parametrize("groups", [1, 4, 20])
@@ -537,7 +537,7 @@ class TestSelectGroupMax(OnDevice):
     @pytest.mark.parametrize("bias", [0.0, 1000.0])
     def test_ties_give_a_latent_of_the_group(self, bias: float):
         generator = torch.Generator().manual_seed(0)
-        x = torch.randint(-1, 2, (9, 6), generator=generator).float().to(DEVICE)
+        x = torch.randint(-1, 2, (3, 6), generator=generator).float().to(DEVICE)
         weight = torch.randint(-1, 2, (600, 6), generator=generator).float().to(DEVICE)
         for given_weight in (weight, torch.zeros_like(weight)):
             biases = torch.full((600,), bias, device=DEVICE)
@@ -557,7 +557,7 @@ class TestSelectGroupMax(OnDevice):
     @pytest.mark.parametrize("groups", [1, 4, 20])
     def test_rows_far_from_the_origin_are_chosen_as_well(self, distance: float, groups: int):
         mean, weight = distance * random(64, seed=1), random(1000, 64, seed=2)
-        p = Problem(mean + random(12, 64, seed=3), weight, -(weight @ mean), *(torch.zeros(0),) * 3)
+        p = Problem(mean + random(3, 64, seed=3), weight, -(weight @ mean), *(torch.zeros(0),) * 3)
         require_group_max(p, groups)
 
     @pytest.mark.parametrize("where", ["row", "latent", "infinity"])
@@ -583,10 +583,10 @@ class TestSelectGroupMax(OnDevice):
     @pytest.mark.usefixtures("poisoned")
     @pytest.mark.parametrize("groups", [1, 20])
     def test_does_not_read_uninitialised_memory(self, groups: int):
-        require_group_max(problem(5, 40, 1000, 0.0), groups)
+        require_group_max(problem(2, 40, 1000, 0.0), groups)
 
     def test_has_the_same_bits_on_every_call(self):
-        p = problem(9, 40, 1000, 0.0)
+        p = problem(3, 40, 1000, 0.0)
         once, again = (triton_gpu.select_group_max(p.x, p.weight, p.bias, 10) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
