@@ -76,7 +76,7 @@ def test_only_the_positions_that_give_rows_are_touched(
     assert found.rows == found.active == len(touched)
 
 
-def test_only_active_latents_change_what_is_written_and_no_hook_stays(
+def test_without_any_active_latent_nothing_changes_and_no_hook_stays(
     writer: TransformerWriter, sae: gs.SparseAutoencoder
 ):
     site = "encoder.layers.1"
