@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gossamer.sources.speech import Speech as Speech
     from gossamer.sources.synthetic import Synthetic as Synthetic
     from gossamer.sources.tables import Table as Table
+    from gossamer.sources.text_sequences import TextSequences as TextSequences
     from gossamer.spec import Spec as Spec
     from gossamer.training.loop import plan as plan
     from gossamer.training.loop import train as train
@@ -70,6 +71,7 @@ _HOMES = {
     "Speech": "gossamer.sources.speech",
     "Synthetic": "gossamer.sources.synthetic",
     "Table": "gossamer.sources.tables",
+    "TextSequences": "gossamer.sources.text_sequences",
     "TrainSpec": "gossamer.training.spec",
     "concatenate_codes": "gossamer.codes",
     "measure": "gossamer.evaluate.measure",

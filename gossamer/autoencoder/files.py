@@ -6,6 +6,7 @@ No pickle; written whole or not at all. Files of other libraries are read by the
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -129,10 +130,14 @@ def assemble(spec: AutoencoderSpec, tensors: Mapping[str, Tensor]) -> SparseAuto
 
 
 def note_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Add what was measured to the provenance of the autoencoder in a folder; what is noted already is replaced."""
+    """Add what was measured to the provenance of the autoencoder in a folder; what is noted already is replaced.
+
+    A figure that is not finite (the FVU of rows that are all the same) is left out: JSON has no number for it.
+    """
     path = folder / PROVENANCE
     known = _read_spec(Provenance, path) if path.is_file() else Provenance()
-    text = known.replace(metrics={**known.metrics, **metrics}).to_json()
+    finite = {name: value for name, value in {**known.metrics, **metrics}.items() if math.isfinite(value)}
+    text = known.replace(metrics=finite).to_json()
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

@@ -14,3 +14,4 @@ from gossamer.sources.signals import Signals as Signals
 from gossamer.sources.speech import Speech as Speech
 from gossamer.sources.synthetic import Synthetic as Synthetic
 from gossamer.sources.tables import Table as Table
+from gossamer.sources.text_sequences import TextSequences as TextSequences

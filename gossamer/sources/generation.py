@@ -17,7 +17,7 @@ from gossamer.sources.hooks import evaluating
 from gossamer.sources.models import quiet, reads_sound
 from gossamer.transformer.generate import Decoding
 
-__all__ = ["can_write", "end_ids", "written"]
+__all__ = ["can_write", "end_ids", "room", "written"]
 
 
 def can_write(model: nn.Module) -> bool:
@@ -81,13 +81,19 @@ def _generate(model: Any, arguments: Mapping[str, Tensor], decoding: Decoding) -
     return model.generate(**arguments, generation_config=settings, **options).sequences
 
 
-def _require_room(config: Any, given: int, decoding: Decoding) -> None:
+def room(config: Any) -> int | None:
+    """Return for how many positions a model has a table, as its configuration says; None if there is no limit."""
+    if hasattr(config, "relative_attention_num_buckets"):  # T5: its number is that of the training, and no limit
+        return None
     names = ("max_target_positions", "n_positions", "max_position_embeddings")
-    room = next((getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)), None)
-    relative = hasattr(config, "relative_attention_num_buckets")  # T5: its number is that of the training, and no limit
-    if room is not None and not relative and given + decoding.longest > room:
+    return next((getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)), None)
+
+
+def _require_room(config: Any, given: int, decoding: Decoding) -> None:
+    table = room(config)
+    if table is not None and given + decoding.longest > table:
         more = f"{f'a prompt of {given} and ' if given else ''}{decoding.longest} more tokens"
-        raise ValueError(f"{more} are longer than the model's table of {room} positions; lower longest")
+        raise ValueError(f"{more} are longer than the model's table of {table} positions; lower longest")
 
 
 def _until(ends: tuple[int, ...], row: list[int], first: int) -> list[int]:

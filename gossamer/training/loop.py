@@ -25,7 +25,7 @@ from gossamer.training.checkpoint import Checkpoint
 from gossamer.training.devices import resolve_device
 from gossamer.training.interrupt import Interrupted, StopRequest
 from gossamer.training.learner import Learner
-from gossamer.training.learners import learner_of, require
+from gossamer.training.learners import learner_of, precision, require
 from gossamer.training.metrics import MetricsLog, Progress
 from gossamer.training.plan import Plan, make_plan
 from gossamer.training.provenance import provenance_of
@@ -295,14 +295,11 @@ def _prepare(
     derived = [derive(spec, model.spec) for model in listed]
     for model in listed:
         require(model, source)
-    precision = {"kernels": kernels.backend(device), "selection": kernels.selection(device)}
-    if any(isinstance(model, Transformer) for model in listed):
-        precision["products"] = kernels.products(device, spec.kernels.products)
     run = RunSpec.of(
         [model.spec for model in listed],
         source=described or PythonSource(),
         train=spec,
-        fingerprint=source.fingerprint() | precision,
+        fingerprint=source.fingerprint() | precision(listed, spec, device),
         derived=tuple(derived),
         version=VERSION,
         start_from=None if start_from is None else str(start_from),

@@ -44,5 +44,5 @@ def run_source(spec: RunSpec) -> Source:
 
 
 def _build(source: SourceSpec, device: str) -> Source:
-    print(f"opening the {source.kind}", file=sys.stderr, flush=True)
+    print(f"opening the source: {source.kind}", file=sys.stderr, flush=True)
     return source.build(device=device)

@@ -47,10 +47,11 @@ def test_it_goes_with_the_weights_through_other_libraries_files(run: Path, tmp_p
 
 def test_what_is_measured_is_added_and_a_folder_without_any_is_read(run: Path, tmp_path: Path):
     place = run / "sae" / "0-topk"
-    note_metrics(place, {"fvu": 0.25, "l0": 3.5})
+    note_metrics(place, {"fvu": 0.25, "l0": 3.5, "cosine": float("inf")})
     metrics = gs.load(place).provenance.metrics
     assert (metrics["fvu"], metrics["l0"]) == (0.25, 3.5)
     assert "loss" in metrics
+    assert "cosine" not in metrics  # JSON has no infinity
     (place / "provenance.json").unlink()
     assert gs.load(place).provenance == Provenance()
     (place / "provenance.json").write_text('{"rows": "many"}')
