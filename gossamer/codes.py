@@ -30,6 +30,7 @@ __all__ = [
     "require_valid",
     "row_of_entry",
     "spread",
+    "with_value",
 ]
 
 with warnings.catch_warnings():  # torch says once per process that sparse CSR tensors are in beta
@@ -222,6 +223,20 @@ def keep_entries(codes: SparseCodes, kept: Tensor) -> SparseCodes:
         offsets=torch.nn.functional.pad(kept.cumsum(0), (1, 0))[codes.offsets],
         indices=codes.indices.index_select(0, places),
         values=codes.values.index_select(0, places),
+        latents=codes.latents,
+        level=codes.level,
+    )
+
+
+def with_value(codes: SparseCodes, latents: Tensor, value: float) -> SparseCodes:
+    """Return codes with some latents `(count,)`, each named once, at a value in every row, whatever they were."""
+    kept = keep_entries(codes, ~torch.isin(codes.indices, latents))
+    every_row = torch.arange(codes.rows, device=latents.device).repeat_interleave(len(latents))
+    order = torch.cat([kept.row_of_entry(), every_row]).argsort(stable=True)
+    return SparseCodes(
+        offsets=kept.offsets + len(latents) * torch.arange(codes.rows + 1, device=latents.device),
+        indices=torch.cat([kept.indices, latents.repeat(codes.rows)])[order],
+        values=torch.cat([kept.values, kept.values.new_full((len(every_row),), value)])[order],
         latents=codes.latents,
         level=codes.level,
     )

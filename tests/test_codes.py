@@ -21,6 +21,7 @@ from gossamer.codes import (
     rank_in_row,
     require_valid,
     spread,
+    with_value,
 )
 
 numbers = st.just(0.0) | st.floats(-100, 100, width=32)
@@ -272,6 +273,15 @@ class TestEntries:
         for ranks, values in zip(rank, parts[1], strict=True):
             assert sorted(ranks.tolist()) == list(range(len(values)))
             assert torch.equal(values[ranks.argsort()], values.sort(descending=True).values)
+
+    @pytest.mark.parametrize("value", [0.0, 7.0, -1.5])
+    def test_latents_are_set_in_every_row(self, codes: SparseCodes, value: float):
+        changed = with_value(codes, torch.tensor([3, 0]), value)
+        expected = codes.to_dense()
+        expected[:, [0, 3]] = value
+        assert torch.equal(changed.to_dense(), expected)
+        assert torch.equal(changed.offsets, torch.tensor([0, 4, 6, 9, 12]))
+        require_valid(changed)
 
     def test_rank_of_ragged_rows(self, codes: SparseCodes):
         assert rank_in_row(codes).tolist() == [1, 2, 0, 1, 0, 0]

@@ -21,6 +21,7 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     ablate: str | None = None,
+    steer: str | None = None,
     device: str = "cpu",
     dtype: str = "auto",
 ) -> None:
@@ -37,10 +38,11 @@ def generate(
         top_p: Draw from the likeliest tokens that together have this probability.
         seed: Of the draws.
         ablate: RUN:LATENT, a feature of an autoencoder inside this model: say what changes when it is taken out.
+        steer: RUN:LATENT=VALUE: say what changes when it has this value in every row of its site.
         device: cpu, cuda, cuda:1, ...
         dtype: auto, float32, bfloat16 or float16; auto is bfloat16 where that is fast.
     """
-    from gossamer.evaluate.writing import parse_latents, show
+    from gossamer.evaluate.writing import parse_ablation, parse_steering, show
     from gossamer.pretrained.generate import open_writer
     from gossamer.transformer.generate import Decoding
 
@@ -53,7 +55,9 @@ def generate(
         top_p=top_p,
         seed=seed,
     )
-    latents = None if ablate is None else parse_latents(ablate)
+    if ablate is not None and steer is not None:
+        raise ValueError("--ablate is --steer with a value of 0; give one of the two")
+    change = parse_ablation(ablate) if ablate is not None else None if steer is None else parse_steering(steer)
     if not given:
         raise ValueError("nothing is given to write about: add a text, or a sound file for Whisper")
-    show(open_writer(model, device=device, dtype=dtype), given, decoding, ablate=latents)
+    show(open_writer(model, device=device, dtype=dtype), given, decoding, change=change)

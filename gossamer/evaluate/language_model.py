@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.progress import Progress
 from gossamer.sources.activations import Activations
 from gossamer.sources.hooks import evaluating, replaced
 from gossamer.sources.windows import TokenBatch
-from gossamer.training.metrics import Progress
 
 __all__ = [
     "LanguageModelScore",

@@ -17,11 +17,11 @@ from gossamer.evaluate.language_model import LanguageModelScore, is_language_mod
 from gossamer.evaluate.reconstruction import Reconstruction, ReconstructionScore
 from gossamer.evaluate.sites import SiteShares, site_shares
 from gossamer.evaluate.sparsity import Sparsity, SparsityScore
+from gossamer.progress import Progress
 from gossamer.sources.activations import Activations
 from gossamer.sources.hooks import evaluating
 from gossamer.sources.source import Source
 from gossamer.storage import replace_file
-from gossamer.training.metrics import Progress
 
 __all__ = ["Measurement", "measure", "write_measurements"]
 

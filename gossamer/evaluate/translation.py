@@ -12,10 +12,10 @@ import numpy as np
 
 from gossamer.evaluate.sequences import SequenceScore, score_sequences
 from gossamer.figures.attention import attention_map
+from gossamer.progress import Progress
 from gossamer.sources.pairs import SequencesSpec
 from gossamer.storage import replace_file
 from gossamer.training.devices import resolve_device
-from gossamer.training.metrics import Progress
 from gossamer.training.run import RunSpec
 from gossamer.transformer.generate import Decoding
 from gossamer.transformer.translator import Translation, Translator

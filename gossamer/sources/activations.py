@@ -59,9 +59,21 @@ class Activations(Source):
         self.buffer_rows = buffer_rows
         if not self.rows:
             raise ValueError("no row is left to train on: the texts hold only special tokens and first positions")
-        probe = self.captured(self.windows.batch(self.windows.train[:1]))
+        probe = self._probe()
         self.widths = {site: out.shape[-1] for site, out in probe.items()}
         self._rows_per_window = self.rows / len(self.windows.train)
+
+    def _probe(self) -> dict[str, Tensor]:
+        """Return what the sites give for the first window."""
+        try:
+            return self.captured(self.windows.batch(self.windows.train[:1]))
+        except ValueError as error:
+            if not getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+                raise
+            raise ValueError(
+                f"the decoder of an encoder–decoder reads more than a text ({error}); its source is kind = 'seq2seq', "
+                "gs.TextSequences"
+            ) from error
 
     @property
     def units(self) -> int:

@@ -7,8 +7,6 @@ Activations at the inside of a model, computed as they are needed, are `activati
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gossamer.progress import Progress
 from gossamer.sources.arrays import Arrays
 from gossamer.sources.documents import read_texts
 from gossamer.sources.hooks import evaluating
@@ -30,9 +29,6 @@ __all__ = ["Embedded", "Embedding", "Embeddings", "EmbeddingsSpec", "embed"]
 
 FORWARD_TOKENS = 8192
 """Tokens of one forward pass, padding included, about."""
-
-SILENT_SECONDS = 2.0
-"""How long a computation may take before it says how far it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,15 +217,15 @@ def _batches(model: LoadedModel, ids: Sequence[Sequence[int]]) -> Iterator[tuple
     """Yield some documents and the last layer's output `(documents, length, width)` for them, the longest first."""
     order = np.argsort([-len(row) for row in ids], kind="stable")
     body, padding = _body(model.model), model.tokenizer.pad_token_id or 0
-    progress = _Progress(len(ids), model.name)
     start = 0
-    while start < len(order):
-        documents = order[start : start + max(1, FORWARD_TOKENS // len(ids[order[start]]))]
-        with evaluating(model.model), torch.no_grad():
-            states = _forward(body, [ids[document] for document in documents], padding)
-        yield documents, states
-        start += len(documents)
-        progress.at(start)
+    with Progress(len(ids), quiet=False, unit="document") as progress:
+        while start < len(order):
+            documents = order[start : start + max(1, FORWARD_TOKENS // len(ids[order[start]]))]
+            with evaluating(model.model), torch.no_grad():
+                states = _forward(body, [ids[document] for document in documents], padding)
+            yield documents, states
+            start += len(documents)
+            progress.advance(start, {})
 
 
 def _forward(body: Any, ids: Sequence[Sequence[int]], padding: Any) -> Tensor:
@@ -273,20 +269,3 @@ def _check_texts(texts: Sequence[str]) -> None:
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"document {number} must be a string, got {type(text).__name__} {text!r:.50}")
-
-
-class _Progress:
-    """Say on standard error how far a long computation is, about every tenth of it."""
-
-    def __init__(self, total: int, name: str) -> None:
-        self._total, self._name = total, name
-        self._started = time.monotonic()
-        self._next = 0.0
-
-    def at(self, done: int) -> None:
-        seconds = time.monotonic() - self._started
-        if seconds < SILENT_SECONDS or done < self._next:
-            return
-        rest = seconds * (self._total - done) / done
-        print(f"{self._name}: {done:,} of {self._total:,} documents, {rest:.0f} s to go", file=sys.stderr, flush=True)
-        self._next = done + self._total / 10

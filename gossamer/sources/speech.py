@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.progress import Progress
 from gossamer.sources.datasets import dataset
 from gossamer.sources.generation import end_ids, written
 from gossamer.sources.laid_out import found_files
@@ -174,10 +175,12 @@ class Speech(Sequences):
     def transcripts(self) -> list[list[int]]:
         """What the model writes about each window, greedily: ids, its prompt first, without the end."""
         found: list[list[int]] = []
-        for start in range(0, len(self._pieces), self.at_once):
-            windows = range(start, min(start + self.at_once, len(self._pieces)))
-            heard = self.ear.input([self.sound(window) for window in windows])
-            found += written(self.model, {"input_features": heard}, Decoding(longest=LONGEST))
+        with Progress(len(self._pieces), quiet=False, unit="window") as progress:
+            for start in range(0, len(self._pieces), self.at_once):
+                windows = range(start, min(start + self.at_once, len(self._pieces)))
+                heard = self.ear.input([self.sound(window) for window in windows])
+                found += written(self.model, {"input_features": heard}, Decoding(longest=LONGEST))
+                progress.advance(len(found), {})
         return found
 
     def batch(self, which: np.ndarray, side: Side) -> SequenceBatch:

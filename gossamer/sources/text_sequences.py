@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.progress import Progress
 from gossamer.sources.generation import can_write, end_ids, room, written
 from gossamer.sources.models import LoadedModel, load_model, reads_sound
 from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Sequences, Side
@@ -70,9 +71,11 @@ class TextSequences(Sequences):
         """What the model writes about each text, greedily: ids, what its decoder starts from first, without the end."""
         found: list[list[int]] = []
         windows = np.arange(len(self.train) + len(self.validation))
-        for start in range(0, len(windows), self.at_once):
-            read = self.windows.batch(windows[start : start + self.at_once])
-            found += written(self.model, self._arguments(read), self.decoding)
+        with Progress(len(windows), quiet=False, unit="text") as progress:
+            for start in range(0, len(windows), self.at_once):
+                read = self.windows.batch(windows[start : start + self.at_once])
+                found += written(self.model, self._arguments(read), self.decoding)
+                progress.advance(len(found), {})
         return found
 
     def batch(self, which: np.ndarray, side: Side) -> SequenceBatch:

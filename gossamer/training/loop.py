@@ -19,6 +19,7 @@ from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.kernels.sharing import shared_inputs
 from gossamer.kernels.threads import one_thread
+from gossamer.progress import Progress
 from gossamer.sources.source import Batch, Feed, Source, SourceSpec
 from gossamer.training import checkpoint as checkpoints
 from gossamer.training.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from gossamer.training.devices import resolve_device
 from gossamer.training.interrupt import Interrupted, StopRequest
 from gossamer.training.learner import Learner
 from gossamer.training.learners import learner_of, precision, require
-from gossamer.training.metrics import MetricsLog, Progress
+from gossamer.training.metrics import MetricsLog
 from gossamer.training.plan import Plan, make_plan
 from gossamer.training.provenance import provenance_of
 from gossamer.training.run import Model, PythonSource, Run, RunSpec, differences, take_weights

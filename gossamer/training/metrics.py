@@ -1,16 +1,13 @@
-"""The log of a run: one JSON object per line in metrics.jsonl, and what a person sees while it grows."""
+"""The log of a run: one JSON object per line in metrics.jsonl."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-__all__ = ["MetricsLog", "Progress", "read_metrics"]
+__all__ = ["MetricsLog", "read_metrics"]
 
 
 class MetricsLog:
@@ -62,51 +59,3 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     return records
-
-
-class Progress:
-    """Show how far a run is: a bar on a terminal, a line every few seconds elsewhere, nothing if it is quiet."""
-
-    LINE_SECONDS = 10.0
-
-    def __init__(self, total: int, *, done: int = 0, quiet: bool, unit: str = "step") -> None:
-        self._total, self._start, self._quiet, self._unit = total, done, quiet, unit
-        self._began = self._said = time.monotonic()
-        self._bar: Any = None
-        if not quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as RichProgress
-
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self._bar = RichProgress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("", total=total, completed=done)
-
-    def __enter__(self) -> Progress:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def advance(self, done: int, figures: dict[str, float] | None = None) -> None:
-        """Say how much is done; figures are shown beside it. Without a terminal, lines come only with figures."""
-        text = "  ".join(f"{name} {value:.4g}" for name, value in (figures or {}).items())
-        if self._bar:
-            self._bar.update(self._task, completed=done, **({"description": text} if text else {}))
-            return
-        now = time.monotonic()
-        if self._quiet or figures is None or (now - self._said < self.LINE_SECONDS and done < self._total):
-            return
-        self._said = now
-        left = (now - self._began) * (self._total - done) / max(done - self._start, 1)
-        print(f"{self._unit} {done:,} of {self._total:,}, {left:.0f} s left  {text}", file=sys.stderr, flush=True)

@@ -167,16 +167,25 @@ def _only(models: tuple[M, ...], noun: str) -> M:
     return models[0]
 
 
+FREE = ("block.dropout:", "label_smoothing:", "positions.longest:")
+"""What a transformer may have otherwise than the one whose weights it starts with."""
+
+
 def take_weights(models: Sequence[Model], start_from: str | Path) -> None:
     """Let models start with the weights of those of a finished run, in their order.
 
-    Raises ValueError if the run has not finished, or its models have other parts or sizes.
+    Raises ValueError if the run has not finished, or its models have other parts or sizes. Of a transformer, only what
+    says how it is trained may differ: other heads, norms or positions make other sense of weights of the same shape.
     """
     run = Run.open(start_from)
     found = (*run.autoencoders, *run.transformers)
     if len(found) != len(models):
         raise ValueError(f"{start_from} has {len(found)} models to start from, but {len(models)} are to be trained")
     for number, (model, other) in enumerate(zip(models, found, strict=True)):
+        changed = differences(other.spec, model.spec) if isinstance(model, Transformer) else []
+        changed = [line for line in changed if not line.startswith(FREE)]
+        if changed:
+            raise ValueError(f"model {number} cannot start from that of {start_from}: {'; '.join(changed)}")
         wanted, there = ({name: t.shape for name, t in one.state_dict().items()} for one in (model, other))
         if wanted != there:
             name = next(name for name in (*wanted, *there) if wanted.get(name) != there.get(name))

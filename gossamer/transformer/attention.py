@@ -48,16 +48,10 @@ class KeyValues:
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
     def rows(self, which: Tensor) -> None:
-        """Keep these rows of the batch, in this order; a row may be taken several times."""
-        keys, values = self.seen()
-        longest = self._keys.shape[2]
-        if longest == self.length:
-            self._keys, self._values = keys[which], values[which]
-            return
-        if len(which) == len(keys):
-            keys[:], values[:] = keys[which], values[which]
-            return
-        self._keys, self._values = (_with_room(x[which], longest) for x in (keys, values))
+        """Keep these rows of the batch, in this order, at most as many as there are; one may be taken several times."""
+        for room in (self._keys, self._values):
+            room[: len(which), :, : self.length] = room[which, :, : self.length]
+        self._keys, self._values = self._keys[: len(which)], self._values[: len(which)]
 
 
 class Attention(nn.Module):
@@ -71,8 +65,8 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def _split(self, x: Tensor) -> Tensor:
-        """`(batch, length, width)` → `(batch, heads, length, head width)`."""
-        return x.view(*x.shape[:2], self.heads, self.head_width).transpose(1, 2)
+        """`(batch, length, width)` → `(batch, heads, length, head width)`, heads of all parts side by side."""
+        return x.view(*x.shape[:2], -1, self.head_width).transpose(1, 2)
 
     def _weights(self, queries: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
         """Return softmax(Q Kᵀ / √head width), which the fused kernel below does not give out."""
@@ -123,10 +117,9 @@ class SelfAttention(Attention):
 
     def _projected(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, `(batch, heads, length, head width)`, positions applied."""
-        queries, keys, values = (self._split(part) for part in self.projection(x).chunk(3, dim=-1))
-        if self.order is None:
-            return queries, keys, values
-        return self.order.turn(queries, first), self.order.turn(keys, first), values
+        both, values = self._split(self.projection(x)).split([2 * self.heads, self.heads], dim=1)
+        queries, keys = (both if self.order is None else self.order.turn(both, first)).chunk(2, dim=1)
+        return queries, keys, values
 
 
 class CrossAttention(Attention):
@@ -165,9 +158,3 @@ def _triangle(x: Tensor, keys: Tensor) -> Tensor:
     """True where a position of x, the last ones of the keys, may look: at itself and earlier ones."""
     length, seen = x.shape[1], keys.shape[2]
     return torch.ones(length, seen, dtype=torch.bool, device=x.device).tril(seen - length)
-
-
-def _with_room(x: Tensor, longest: int) -> Tensor:
-    room = x.new_empty(*x.shape[:2], longest, x.shape[3])
-    room[:, :, : x.shape[2]] = x
-    return room

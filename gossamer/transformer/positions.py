@@ -87,14 +87,13 @@ class RotaryOrder(Order):
         super().__init__(longest)
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
         angles = torch.arange(longest, dtype=torch.float64)[:, None] * frequencies
-        self.register_buffer("cosine", angles.cos().float(), persistent=False)
-        self.register_buffer("sine", angles.sin().float(), persistent=False)
+        self.register_buffer("cosine", torch.cat([angles.cos(), angles.cos()], dim=1).float(), persistent=False)
+        self.register_buffer("sine", torch.cat([-angles.sin(), angles.sin()], dim=1).float(), persistent=False)
 
     def turn(self, x: Tensor, first: int = 0) -> Tensor:
         """Return the turned vectors."""
         cosine, sine = (table[first : first + x.shape[2]].to(x.dtype) for table in (self.cosine, self.sine))
-        left, right = x.chunk(2, dim=-1)
-        return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
+        return torch.addcmul(x * cosine, x.roll(x.shape[3] // 2, dims=3), sine)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,9 @@ def test_the_command_prints_one_line_per_text(saved: Callable[[str], Path], caps
         (["Bert", "The house"], "no decoder with a head"),
         (["T5", "x", "--ablate", "runs/x"], "RUN:NUMBER"),
         (["T5", "x", "--ablate", "no-such-run:3"], "no-such-run"),
+        (["T5", "x", "--steer", "runs/x:3"], "RUN:NUMBER=VALUE"),
+        (["T5", "x", "--steer", "no-such-run:3=4"], "no-such-run"),
+        (["T5", "x", "--steer", "runs/x:3=4", "--ablate", "runs/x:3"], "give one of the two"),
     ],
 )
 def test_mistakes_end_with_code_2_and_the_reason(

@@ -11,6 +11,7 @@ import torch
 
 from gossamer.cli.main import main
 from gossamer.pretrained import generate, open_writer
+from gossamer.sources.activations import Activations
 from gossamer.sources.models import LoadedModel, load_model
 from gossamer.sources.sequences import SequenceActivations
 from gossamer.sources.source import SourceSpec
@@ -117,3 +118,11 @@ def test_what_cannot_be_read_is_refused(saved: Callable[[str], Path], family: st
 def test_one_string_is_no_list_of_documents(saved: Callable[[str], Path]):
     with pytest.raises(TypeError, match="one string"):
         TextSequences(load_model(str(saved("T5"))), "The house")
+
+
+def test_a_decoder_read_with_texts_alone_names_the_source_that_it_needs(saved: Callable[[str], Path]):
+    loaded = load_model(str(saved("T5")))
+    with pytest.raises(ValueError, match=r"kind = 'seq2seq', gs\.TextSequences"):
+        Activations(loaded.model, loaded.tokenizer, hook=SITES["T5"][1], texts=TEXTS, context=8)
+    encoder = Activations(loaded.model, loaded.tokenizer, hook=SITES["T5"][0], texts=TEXTS, context=8)
+    assert encoder.widths == {SITES["T5"][0]: 16}

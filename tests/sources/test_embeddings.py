@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from gossamer.progress import Progress
 from gossamer.sources import embeddings
 from gossamer.sources.assets import INSTALL_COMMAND, MissingAsset
 from gossamer.sources.embeddings import Embedding, Embeddings, EmbeddingsSpec, embed
@@ -175,12 +176,10 @@ class TestSource:
         monkeypatch.setattr(embeddings, "FORWARD_TOKENS", 1)
         embed(minilm, TEXTS)
         assert capsys.readouterr().err == ""
-        monkeypatch.setattr(embeddings, "SILENT_SECONDS", 0.0)
+        monkeypatch.setattr(Progress, "LINE_SECONDS", 0.0)
         embed(minilm, TEXTS)
         lines = capsys.readouterr().err.splitlines()
-        assert lines[0].startswith("minilm: 1 of 7 documents, ") and lines[-1].startswith(
-            "minilm: 7 of 7 documents, 0 s"
-        )
+        assert lines[0].startswith("document 1 of 7, ") and lines[-1] == "document 7 of 7, 0 s left"
 
 
 class TestMistakes:

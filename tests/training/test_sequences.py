@@ -19,7 +19,16 @@ from gossamer.training.recipe import Recipe
 from gossamer.training.run import Run, RunSpec
 from gossamer.training.sequences import fitted, trimmed
 from gossamer.training.spec import SGD, Kernels, TrainSpec, derive
-from gossamer.transformer import Block, Characters, Learned, Transformer, TransformerSpec, Words
+from gossamer.transformer import (
+    Block,
+    Characters,
+    Learned,
+    Rotary,
+    Sinusoidal,
+    Transformer,
+    TransformerSpec,
+    Words,
+)
 from gossamer.transformer.translator import MODEL, Translator
 
 DIGITS = Characters(tokens=tuple("0123456789"))
@@ -90,9 +99,19 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path):
     lines = (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()
     assert logged[0] == pytest.approx(json.loads(lines[-1])["loss"], rel=0.15), "it does not go on where it was"
     assert all(torch.equal(first.state_dict()[name], weight) for name, weight in weights.items())
-    wider = fitted(SMALL.replace(width=64), source).build()
-    with pytest.raises(ValueError, match=r"other parts or sizes: .* is \(14, 32\) there and \(14, 64\) here"):
-        gs.train(wider, source, train, start_from=tmp_path / "first", quiet=True)
+    free = SMALL.replace(block=Block(dropout=0.3), label_smoothing=0.0, positions=Sinusoidal(longest=50))
+    gs.train(fitted(free, source).build(), source, train, start_from=tmp_path / "first", quiet=True)
+    wider, turned, thinner = (
+        fitted(SMALL.replace(**{name: value}), source).build()
+        for name, value in (("width", 64), ("positions", Rotary()), ("heads", 1))
+    )
+    for other, said in (
+        (wider, "width: saved 32, given 64"),
+        (turned, "positions.kind: saved 'sinusoidal', given 'rotary'"),
+        (thinner, "heads: saved 2, given 1"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot start from that of .*: {said}"):
+            gs.train(other, source, train, start_from=tmp_path / "first", quiet=True)
     with pytest.raises(ValueError, match="has 1 models to start from, but 2"):
         gs.train([again, wider], source, train, start_from=tmp_path / "first", quiet=True)
     with pytest.raises(ValueError, match="does not exist"):
