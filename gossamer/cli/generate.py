@@ -57,7 +57,11 @@ def generate(
     )
     if ablate is not None and steer is not None:
         raise ValueError("--ablate is --steer with a value of 0; give one of the two")
-    change = parse_ablation(ablate) if ablate is not None else None if steer is None else parse_steering(steer)
+    change = None
+    if ablate is not None:
+        change = parse_ablation(ablate)
+    elif steer is not None:
+        change = parse_steering(steer)
     if not given:
         raise ValueError("nothing is given to write about: add a text, or a sound file for Whisper")
     show(open_writer(model, device=device, dtype=dtype), given, decoding, change=change)

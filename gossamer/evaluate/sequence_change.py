@@ -68,10 +68,9 @@ def change_sequence(
     """Write a sequence twice, as the model does and with some latents at a value in every row of a site, and compare.
 
     write: runs the model on one input and returns the tokens it writes. value: in the units of the codes; 0 takes the
-    latents out. first, stop: the positions of the site's
-    sequence that are rows (those that the autoencoder was trained on); the others stay as they are. first None: those
-    after the prompt. A model that writes one token at a time passes its decoder's sites once for the prompt and once
-    per token, in order.
+    latents out. first, stop: the positions of the site's sequence that are rows (those that the autoencoder was trained
+    on); the others stay as they are. first None: those after the prompt. A model that writes one token at a time passes
+    its decoder's sites once for the prompt and once per token, in order.
 
     Raises ValueError for latents that do not exist, a value that is not finite, and an autoencoder that gives back
     something else than it reads.

@@ -182,8 +182,8 @@ def take_weights(models: Sequence[Model], start_from: str | Path) -> None:
     if len(found) != len(models):
         raise ValueError(f"{start_from} has {len(found)} models to start from, but {len(models)} are to be trained")
     for number, (model, other) in enumerate(zip(models, found, strict=True)):
-        changed = differences(other.spec, model.spec) if isinstance(model, Transformer) else []
-        changed = [line for line in changed if not line.startswith(FREE)]
+        both = isinstance(model, Transformer) and isinstance(other, Transformer)
+        changed = [line for line in differences(other.spec, model.spec) if both and not line.startswith(FREE)]
         if changed:
             raise ValueError(f"model {number} cannot start from that of {start_from}: {'; '.join(changed)}")
         wanted, there = ({name: t.shape for name, t in one.state_dict().items()} for one in (model, other))

@@ -16,7 +16,7 @@ from gossamer.sources.assets import MissingAsset, locate
 from gossamer.sources.cmudict import CmudictSpec
 from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs
 from gossamer.training.recipe import Recipe
-from gossamer.training.run import Run, RunSpec
+from gossamer.training.run import Run, RunSpec, take_weights
 from gossamer.training.sequences import fitted, trimmed
 from gossamer.training.spec import SGD, Kernels, TrainSpec, derive
 from gossamer.transformer import (
@@ -112,6 +112,14 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path):
     ):
         with pytest.raises(ValueError, match=f"cannot start from that of .*: {said}"):
             gs.train(other, source, train, start_from=tmp_path / "first", quiet=True)
+    sae = gs.preset("topk", input_width=4, latents=8, l0=2).build()
+    with pytest.raises(ValueError, match=r"other parts or sizes: .* is missing there and \("):
+        take_weights([sae], tmp_path / "first")
+    learned = fitted(SMALL.replace(positions=Learned(longest=20)), source)
+    gs.train(learned.build(), source, train, out=tmp_path / "learned", quiet=True)
+    longer = learned.replace(positions=Learned(longest=30)).build()
+    with pytest.raises(ValueError, match=r"other parts or sizes: .* is \(20, 32\) there and \(30, 32\) here"):
+        gs.train(longer, source, train, start_from=tmp_path / "learned", quiet=True)
     with pytest.raises(ValueError, match="has 1 models to start from, but 2"):
         gs.train([again, wider], source, train, start_from=tmp_path / "first", quiet=True)
     with pytest.raises(ValueError, match="does not exist"):
