@@ -8,20 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from gossamer.progress import Progress
+from gossamer.sources.answers import Answered
 from gossamer.sources.datasets import dataset
-from gossamer.sources.generation import end_ids, written
 from gossamer.sources.laid_out import found_files
 from gossamer.sources.models import LoadedModel, load_model, reads_sound
-from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Sequences, Side
+from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Side
 from gossamer.sources.signal_files import AUDIO, Recording, read_signal, require_readers
 from gossamer.sources.signals import float_samples, resampled
 from gossamer.sources.source import SourceSpec, held_out
@@ -120,7 +117,7 @@ class _Piece:
     frames: int
 
 
-class Speech(Sequences):
+class Speech(Answered):
     """Recordings for Whisper.
 
     loaded: of `load_model("whisper-tiny.en")` or another model of its family. files: as in `speech_files`. layout:
@@ -148,6 +145,7 @@ class Speech(Sequences):
         if layout not in ("joined", "separate"):
             raise ValueError(f"layout is 'joined' or 'separate', got {layout!r}")
         self.ear, self.model, self.layout, self.at_once = Ear.of(loaded), loaded.model, layout, 4
+        self.tokenizer, self.decoding = loaded.tokenizer, Decoding(longest=LONGEST)
         self.files = speech_files(files)
         held = held_out(len(self.files), validation)
         self.sounds = [read_speech(path, rate=self.ear.rate) for path in self.files]
@@ -171,42 +169,25 @@ class Speech(Sequences):
             whole[piece.offset * frame : piece.offset * frame + len(stretch)] = stretch
         return whole
 
-    @cached_property
-    def transcripts(self) -> list[list[int]]:
-        """What the model writes about each window, greedily: ids, its prompt first, without the end."""
-        found: list[list[int]] = []
-        with Progress(len(self._pieces), quiet=False, unit="window") as progress:
-            for start in range(0, len(self._pieces), self.at_once):
-                windows = range(start, min(start + self.at_once, len(self._pieces)))
-                heard = self.ear.input([self.sound(window) for window in windows])
-                found += written(self.model, {"input_features": heard}, Decoding(longest=LONGEST))
-                progress.advance(len(found), {})
-        return found
+    def given(self, which: np.ndarray) -> dict[str, Tensor]:
+        """Return some windows as the encoder reads them."""
+        return {"input_features": self.ear.input([self.sound(window) for window in which])}
 
     def batch(self, which: np.ndarray, side: Side) -> SequenceBatch:
         """Return some windows, with their transcriptions if the decoder is asked for."""
-        arguments = {"input_features": self.ear.input([self.sound(window) for window in which])}
         if side == "encoder":
-            return SequenceBatch(arguments, *self._frames(which))
-        texts = [self.transcripts[window] for window in which]
-        longest = max(map(len, texts))
-        fill = end_ids(self.model)[0]
-        ids = np.array([text + [fill] * (longest - len(text)) for text in texts], dtype=np.int64)
-        arguments["decoder_input_ids"] = torch.from_numpy(ids).to(arguments["input_features"].device)
-        documents = np.array([[self._pieces[window][0].document] * longest for window in which])
-        return SequenceBatch(arguments, ~self._special(ids), documents, np.broadcast_to(np.arange(longest), ids.shape))
+            return SequenceBatch(self.given(which), *self._frames(which))
+        return self.answered(which, np.array([self._pieces[window][0].document for window in which]))
 
     def count(self, which: np.ndarray, side: Side) -> int:
         """Return the number of frames within recordings, or of tokens in transcriptions."""
         if side == "encoder":
             return sum(piece.frames for window in which for piece in self._pieces[window])
-        return sum(int((~self._special(np.array(self.transcripts[window]))).sum()) for window in which)
+        return self.answer_rows(which)
 
     def tokens(self, sequence: int, side: Side) -> tuple[str, ...] | None:
         """Return the tokens of a transcription; a frame of sound has none."""
-        if side == "encoder":
-            return None
-        return tuple(str(self.ear.loaded.tokenizer.decode([token])) for token in self.transcripts[sequence])
+        return None if side == "encoder" else self.read_tokens(self.answers[sequence])
 
     def place(self, document: int, position: int, side: Side) -> str:
         """Return the time in a recording, or the token of a transcription."""
@@ -262,9 +243,6 @@ class Speech(Sequences):
                 keep[row, here], documents[row, here] = True, piece.document
                 positions[row, here] = np.arange(piece.start, piece.start + piece.frames)
         return keep, documents, positions
-
-    def _special(self, ids: np.ndarray) -> np.ndarray:
-        return np.isin(ids, self.ear.loaded.tokenizer.all_special_ids)
 
     def _name(self, document: int) -> str:
         path = self.files[document]

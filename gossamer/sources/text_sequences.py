@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.progress import Progress
-from gossamer.sources.generation import can_write, end_ids, room, written
+from gossamer.sources.answers import Answered
+from gossamer.sources.generation import can_write, room
 from gossamer.sources.models import LoadedModel, load_model, reads_sound
-from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Sequences, Side
+from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Side
 from gossamer.sources.source import SourceSpec
 from gossamer.sources.texts import read_documents
 from gossamer.sources.windows import TokenBatch, Windows
@@ -26,7 +25,7 @@ from gossamer.transformer.generate import Decoding
 __all__ = ["TextSequences", "TextSequencesSpec"]
 
 
-class TextSequences(Sequences):
+class TextSequences(Answered):
     """Texts for an encoder–decoder that answers a text with a text.
 
     loaded: of `load_model`. texts: a list of documents. prefix: what stands before each of them, such as "translate
@@ -57,8 +56,8 @@ class TextSequences(Sequences):
         for name, value in (("context", context), ("longest", longest)):
             if table is not None and value > table:
                 raise ValueError(f"{name} is {value}, but {loaded.name} has a table of {table} positions")
-        self.loaded, self.model, self.prefix, self.at_once = loaded, loaded.model, prefix, 16
-        self.decoding = Decoding(longest=longest)
+        self.model, self.tokenizer, self.decoding = loaded.model, loaded.tokenizer, Decoding(longest=longest)
+        self.prefix, self.at_once = prefix, 16
         self.documents = len(texts)
         given = texts if isinstance(texts, str) else [prefix + text for text in texts]
         self.windows = Windows(
@@ -66,46 +65,26 @@ class TextSequences(Sequences):
         )
         self.train, self.validation = self.windows.train, self.windows.validation
 
-    @cached_property
-    def answers(self) -> list[list[int]]:
-        """What the model writes about each text, greedily: ids, what its decoder starts from first, without the end."""
-        found: list[list[int]] = []
-        windows = np.arange(len(self.train) + len(self.validation))
-        with Progress(len(windows), quiet=False, unit="text") as progress:
-            for start in range(0, len(windows), self.at_once):
-                read = self.windows.batch(windows[start : start + self.at_once])
-                found += written(self.model, self._arguments(read), self.decoding)
-                progress.advance(len(found), {})
-        return found
+    def given(self, which: np.ndarray) -> dict[str, Tensor]:
+        """Return some texts as the encoder reads them."""
+        return self._arguments(self.windows.batch(which))
 
     def batch(self, which: np.ndarray, side: Side) -> SequenceBatch:
         """Return some texts, with their answers if the decoder is asked for."""
         read = self.windows.batch(which)
-        arguments = self._arguments(read)
         if side == "encoder":
-            return SequenceBatch(arguments, read.keep, read.documents, read.positions)
-        answers = [self.answers[window] for window in which]
-        length = max(map(len, answers))
-        fill = next(iter(end_ids(self.model)), 0)  # what follows an answer changes nothing before it
-        ids = np.array([answer + [fill] * (length - len(answer)) for answer in answers], dtype=np.int64)
-        arguments["decoder_input_ids"] = torch.from_numpy(ids).to(arguments["input_ids"].device)
-        real = np.arange(length) < np.array([[len(answer)] for answer in answers])
-        documents = np.broadcast_to(read.documents[:, :1], ids.shape)
-        return SequenceBatch(
-            arguments, real & ~self._special(ids), documents, np.broadcast_to(np.arange(length), ids.shape)
-        )
+            return SequenceBatch(self._arguments(read), read.keep, read.documents, read.positions)
+        return self.answered(which, read.documents[:, 0])
 
     def count(self, which: np.ndarray, side: Side) -> int:
         """Return how many tokens some texts, or what is written about them, have."""
-        if side == "encoder":
-            return self.windows.count(which)
-        return sum(int((~self._special(np.array(self.answers[window]))).sum()) for window in which)
+        return self.windows.count(which) if side == "encoder" else self.answer_rows(which)
 
     def tokens(self, sequence: int, side: Side) -> tuple[str, ...] | None:
         """Return the tokens of a text, or of what is written about it."""
-        read = self.windows.batch(np.array([sequence]))
-        ids = read.ids[0].tolist() if side == "encoder" else self.answers[sequence]
-        return tuple(str(self.loaded.tokenizer.decode([token])) for token in ids)
+        if side == "decoder":
+            return self.read_tokens(self.answers[sequence])
+        return self.read_tokens(self.windows.batch(np.array([sequence])).ids[0].tolist())
 
     def place(self, document: int, position: int, side: Side) -> str:
         """Return the position within a document, or within what is written about it."""
@@ -129,9 +108,6 @@ class TextSequences(Sequences):
         device = next(self.model.parameters()).device
         arguments = {"input_ids": read.ids, "attention_mask": read.real}
         return {name: torch.from_numpy(array).long().to(device) for name, array in arguments.items()}
-
-    def _special(self, ids: np.ndarray) -> np.ndarray:
-        return np.isin(ids, self.loaded.tokenizer.all_special_ids)
 
 
 def _require_two_sides(loaded: LoadedModel) -> None:

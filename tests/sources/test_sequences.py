@@ -101,7 +101,7 @@ def test_a_decoder_gives_a_row_per_token_of_what_the_model_writes_itself(
     hooks = ["model.decoder.layers.0.encoder_attn", "model.decoder.layers.1"]
     source = SequenceActivations(speech, hook=hooks)
     batch = source.read(np.arange(source.units))
-    text = speech.transcripts[int(speech.train[0])]
+    text = speech.answers[int(speech.train[0])]
     assert text[:2] == [50257, 50362] and len(text) > 3
     given = dict(speech.batch(speech.train[:1], "decoder").arguments)
     assert given["decoder_input_ids"].tolist() == [text]
