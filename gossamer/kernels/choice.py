@@ -85,7 +85,7 @@ def selection(device: torch.device | str) -> str:
 
 
 def products(device: torch.device | str, wanted: str = "auto") -> str:
-    """Return the precision of a transformer's dense products on this device; it decides the last bits of a run."""
+    """Return the precision of a transformer's dense products, and of Muon's; it decides the last bits of a run."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if fast_bfloat16(device) else "float32"

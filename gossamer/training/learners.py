@@ -11,7 +11,7 @@ from gossamer.sources.source import Source
 from gossamer.training.learner import Learner
 from gossamer.training.run import Model
 from gossamer.training.sequences import SequenceLearner, require_pairs
-from gossamer.training.spec import Derived, TrainSpec
+from gossamer.training.spec import Derived, Muon, TrainSpec
 from gossamer.training.trainee import Trainee
 from gossamer.transformer.model import Transformer
 
@@ -41,4 +41,6 @@ def precision(models: Sequence[Model], train: TrainSpec, device: torch.device) -
     found = {"kernels": kernels.backend(device), "selection": kernels.selection(device)}
     if any(isinstance(model, Transformer) for model in models):
         found["products"] = kernels.products(device, train.kernels.products)
+    if isinstance(train.optimizer, Muon):
+        found["muon"] = kernels.products(device)
     return found

@@ -1,8 +1,9 @@
-"""Optimizers: Adam, in one pass over each weight matrix, on gradients that are never written out; plain Adam; SGD."""
+"""Optimizers: Adam in one pass over each weight matrix, on gradients never written out; plain Adam; Muon; SGD."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from gossamer import kernels
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.constraints import Free, UnitRows
-from gossamer.training.spec import SGD, Adam, OptimizerSpec
+from gossamer.training.spec import SGD, Adam, Muon, OptimizerSpec
+from gossamer.transformer.layers import Layer
 
-__all__ = ["AdamOptimizer", "Optimizer", "PlainAdam", "SGDOptimizer", "make_optimizer"]
+__all__ = ["AdamOptimizer", "MuonOptimizer", "Optimizer", "PlainAdam", "SGDOptimizer", "make_optimizer", "polar"]
 
 
 class Optimizer(ABC):
@@ -181,6 +183,72 @@ class AdamOptimizer(Optimizer):
         self._vectors.load_state_dict(state)
 
 
+class MuonOptimizer(Optimizer):
+    """Muon on the weight matrices of an autoencoder, or of a transformer's layers; `PlainAdam` on all else."""
+
+    def __init__(self, model: nn.Module, spec: Muon) -> None:
+        super().__init__(model)
+        self._spec = spec
+        self._decoder = model.decoder if isinstance(model, SparseAutoencoder) else None
+        layers = [layer for layer in model.modules() if isinstance(layer, Layer)] if self._decoder is None else [model]
+        inside = {p for layer in layers for p in layer.parameters()}
+        self._matrices = {name: p for name, p in self._names.items() if p.dim() == 2 and p in inside}
+        self._momentum = {p: torch.zeros_like(p) for p in self._matrices.values()}
+        rest = {name: p for name, p in self._names.items() if name not in self._matrices}
+        self._adam = PlainAdam(model, spec.adam, rest)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        """Change the weights by what was collected."""
+        spec = self._spec
+        if self._decoder is not None:
+            self._decoder.before_step()
+        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for weight, momentum in self._momentum.items():
+            if weight.grad is not None:
+                momentum.lerp_(weight.grad, 1 - spec.momentum)
+                alike[weight.shape].append(weight)
+        for shape, weights in alike.items():
+            ahead = [weight.grad.lerp(self._momentum[weight], spec.momentum) for weight in weights]
+            for weight, direction in zip(weights, polar(torch.stack(ahead)), strict=True):
+                weight.mul_(1 - learning_rate * spec.weight_decay)
+                weight.add_(direction, alpha=-0.2 * max(shape) ** 0.5 * learning_rate)
+        self._adam.step(learning_rate * spec.adam_share)
+        if self._decoder is not None:
+            self._decoder.after_step()
+
+    def moments(self) -> dict[Tensor, list[Tensor]]:
+        """Return the momentum of every matrix, and both moments of all else."""
+        return {**{p: [momentum] for p, momentum in self._momentum.items()}, **self._adam.moments()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the momentum by the name of the parameter, and what Adam remembers."""
+        momentum = {f"{name}.momentum": self._momentum[p] for name, p in self._matrices.items()}
+        return momentum | self._adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        for name, parameter in self._matrices.items():
+            self._momentum[parameter].copy_(state[f"{name}.momentum"])
+        self._adam.load_state_dict(state)
+
+
+def polar(matrices: Tensor) -> Tensor:
+    """Return about U Vᵀ of each matrix U Σ Vᵀ, `(count, rows, columns)`: singular values near 1, small ones lower.
+
+    Five times X ← a X + (b A + c A²) X with A = X Xᵀ, from X = matrix / ‖matrix‖; in bfloat16 where that is fast.
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).to(getattr(torch, kernels.products(matrices.device)))
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
 class SGDOptimizer(Optimizer):
     """Stochastic gradient descent on every parameter, by `torch.optim.SGD`."""
 
@@ -214,9 +282,15 @@ class SGDOptimizer(Optimizer):
                 self._sgd.state[parameter]["momentum_buffer"] = state[f"{name}.momentum"].to(parameter).clone()
 
 
-def make_optimizer(sae: SparseAutoencoder, spec: OptimizerSpec) -> Optimizer:
-    """Return the optimizer that a spec describes."""
+def make_optimizer(model: nn.Module, spec: OptimizerSpec) -> Optimizer:
+    """Return the optimizer that a spec describes; raises ValueError for one that a model is not trained with."""
+    if isinstance(spec, Muon):
+        return MuonOptimizer(model, spec)
+    if not isinstance(model, SparseAutoencoder):
+        if isinstance(spec, Adam):
+            return PlainAdam(model, spec)
+        raise ValueError(f"a transformer is trained with Adam or Muon, not with {spec.kind!r}")
     if isinstance(spec, Adam):
-        return AdamOptimizer(sae, spec)
+        return AdamOptimizer(model, spec)
     assert isinstance(spec, SGD)
-    return SGDOptimizer(sae, spec)
+    return SGDOptimizer(model, spec)

@@ -13,8 +13,8 @@ from gossamer.sources.pairs import SOURCE, TARGET, Pairs
 from gossamer.sources.source import Source
 from gossamer.training.checkpoint import named
 from gossamer.training.learner import Learner, Needs
-from gossamer.training.optimizer import PlainAdam
-from gossamer.training.spec import Adam, Derived, TrainSpec
+from gossamer.training.optimizer import make_optimizer
+from gossamer.training.spec import Derived, TrainSpec
 from gossamer.transformer.model import Transformer, TransformerSpec
 from gossamer.transformer.vocabulary import PAD
 
@@ -32,11 +32,9 @@ class SequenceLearner(Learner):
 
     def __init__(self, model: Transformer, source: Source, train: TrainSpec, derived: Derived) -> None:
         require_pairs(model.spec, source)
-        if not isinstance(train.optimizer, Adam):
-            raise ValueError(f"a transformer is trained with Adam, not with {train.optimizer.kind!r}")
         super().__init__(model, model.spec.name, train, derived)
         self.transformer = model
-        self.optimizer = PlainAdam(model, train.optimizer)
+        self.optimizer = make_optimizer(model, train.optimizer)
         self.low_precision = kernels.products(self.device, train.kernels.products) == "bfloat16"
 
     def step(self, rows: Rows, step: int) -> None:

@@ -11,7 +11,7 @@ from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.spec import Spec
 from gossamer.transformer.model import TransformerSpec
 
-__all__ = ["SGD", "Adam", "Derived", "Kernels", "OptimizerSpec", "TrainSpec", "derive"]
+__all__ = ["SGD", "Adam", "Derived", "Kernels", "Muon", "OptimizerSpec", "TrainSpec", "derive"]
 
 
 class OptimizerSpec(Spec):
@@ -25,6 +25,10 @@ class OptimizerSpec(Spec):
     def derived_rate(self, autoencoder: AutoencoderSpec) -> float:
         """Return the learning rate for an autoencoder; raises ValueError if there is no rule."""
         raise ValueError(f"there is no rule for the learning rate of {self.kind!r}; give one")
+
+    def transformer_rate(self, width: int) -> float:
+        """Return the learning rate for a transformer: (4000 · width)^(−½); `derive` says why."""
+        return (4000 * width) ** -0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,42 @@ class Adam(OptimizerSpec):
             return 1e-3
         width = max(autoencoder.input_width, autoencoder.output_width)
         return min(1e-2, 1e-2 * math.sqrt(1024 / width), 5e-3 * math.sqrt(4608 / autoencoder.latents))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(OptimizerSpec):
+    """Muon for weight matrices, Adam for all else: embeddings, biases, norms. Autoencoders need a learning_rate.
+
+        m ← μ m + (1 − μ) g,   w ← (1 − rate · weight_decay) w − rate · 0.2 √max(rows, columns) · polar(μ m + (1 − μ) g)
+
+    polar(U Σ Vᵀ) = U Vᵀ: a step of the same length in every direction that the gradients agree on, its root mean square
+    that of a step of Adam (so say Liu et al. 2025, https://arxiv.org/abs/2502.16982). It is found by five
+    Newton–Schulz iterations (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+    momentum: μ. adam: for all else. adam_share: its learning rate, as a share of that of the matrices.
+    """
+
+    kind: ClassVar[str] = "muon"
+    momentum: float = 0.95
+    weight_decay: float = 0.1
+    adam: Adam = Adam()
+    adam_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum lies in [0, 1), got {self.momentum}")
+        if self.weight_decay < 0 or self.adam_share <= 0:
+            raise ValueError(f"weight_decay is 0 or more and adam_share above 0; got {self.to_dict()}")
+
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of the momentum of a weight; the few that Adam changes have another 4."""
+        return 4
+
+    def transformer_rate(self, width: int) -> float:
+        """Return a rate at which what is left to Adam has that of `Adam`."""
+        return super().transformer_rate(width) / self.adam_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +229,11 @@ def _of_transformer(train: TrainSpec, transformer: TransformerSpec) -> Derived:
 
     - learning rate: (4000 · width)^(−½), where Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762, section 5.3)
       arrive after their 4000 steps of warm-up; from there it falls by the inverse root of the steps, as theirs.
+      Muon's is twice that, by its `adam_share`.
     - warm-up: a tenth of the steps, at most 4000.
     - decay: the last fifth of the steps, to 0. If decay_steps are given, the rate stays on its plateau until then.
     """
-    rate = (4000 * transformer.width) ** -0.5 if train.learning_rate is None else train.learning_rate
+    rate = train.optimizer.transformer_rate(transformer.width) if train.learning_rate is None else train.learning_rate
     warmup = min(4000, train.steps // 10) if train.warmup_steps is None else train.warmup_steps
     if train.decay_steps is not None:
         return Derived(learning_rate=rate, warmup_steps=warmup, decay_steps=train.decay_steps)

@@ -35,12 +35,13 @@ gs.train(saes, gs.Arrays(x, buffer_rows=3000), spec, out=out, resume=True, quiet
 SEQUENCES = f"""
 import sys, gossamer as gs
 from gossamer.sources.pairs import Pair, Pairs
+from gossamer.training.spec import Muon
 from gossamer.transformer import Characters, TransformerSpec
 digits = Characters(tokens=tuple("0123456789"))
 pairs = Pairs([Pair(str(n * 37), str(n * 37)[::-1], n) for n in range(1, 700)], source=digits, target=digits, bucket=32,
               buffer_rows=256)
 spec = TransformerSpec(source=14, target=14, width=64, hidden=128, heads=2, encoder_layers=2, decoder_layers=2)
-train = gs.TrainSpec(rows={STEPS} * 64, batch=64, seed=3, checkpoint_every={EVERY}, log_every=5)
+train = gs.TrainSpec(rows={STEPS} * 64, batch=64, seed=3, checkpoint_every={EVERY}, log_every=5, optimizer=Muon())
 gs.train(spec.build(seed=0), pairs, train, out=sys.argv[2], resume=True, quiet=True)
 """
 

@@ -18,7 +18,7 @@ from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs
 from gossamer.training.recipe import Recipe
 from gossamer.training.run import Run, RunSpec, take_weights
 from gossamer.training.sequences import fitted, trimmed
-from gossamer.training.spec import SGD, Kernels, TrainSpec, derive
+from gossamer.training.spec import SGD, Kernels, Muon, TrainSpec, derive
 from gossamer.transformer import (
     Block,
     Characters,
@@ -142,6 +142,8 @@ def test_the_rate_rises_falls_by_the_inverse_root_and_ends_at_zero():
     assert rates[50] == pytest.approx(rates[100] * 51 / 101)
     assert rates[403] == pytest.approx(rates[100] / 2)
     assert rates[-1] < rates[790] / 100
+    muon = Muon(adam_share=0.25)
+    assert derive(TrainSpec(rows=1000, batch=1, optimizer=muon), SMALL).learning_rate * 0.25 == rates[100]
 
 
 def test_padding_that_all_rows_share_is_left_out():
@@ -162,15 +164,22 @@ def test_low_precision_learns_as_float32_does():
     assert losses["bfloat16"] != losses["float32"], "the precision that was asked for was not used"
 
 
-def test_a_run_does_not_go_on_in_another_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("train", "named"),
+    [(TrainSpec(), "products"), (TrainSpec(optimizer=Muon(), kernels=Kernels(products="float32")), "muon")],
+    ids=["products", "muon"],
+)
+def test_a_run_does_not_go_on_in_another_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train: TrainSpec, named: str
+):
     """As on a machine that multiplies other numbers fast."""
-    source, train = mirrored(), TrainSpec(rows=64, batch=32)
+    source, train = mirrored(), train.replace(rows=64, batch=32)
     spec = fitted(SMALL, source)
     monkeypatch.setattr("gossamer.kernels.choice.fast_bfloat16", lambda device: True)
     gs.train(spec.build(), source, train, out=tmp_path / "run", quiet=True)
     gs.train(spec.build(), source, train, out=tmp_path / "run", resume=True, quiet=True)
     monkeypatch.setattr("gossamer.kernels.choice.fast_bfloat16", lambda device: False)
-    with pytest.raises(ValueError, match=r"products.*bfloat16.*float32"):
+    with pytest.raises(ValueError, match=rf"{named}.*bfloat16.*float32"):
         gs.train(spec.build(), source, train, out=tmp_path / "run", resume=True, quiet=True)
 
 
@@ -193,7 +202,7 @@ class TestRefusals:
         self.refuse("batch = 40 must be a multiple", batch=40)
 
     def test_another_optimizer(self):
-        self.refuse("trained with Adam, not with 'sgd'", optimizer=SGD(), learning_rate=0.1)
+        self.refuse("trained with Adam or Muon, not with 'sgd'", optimizer=SGD(), learning_rate=0.1)
 
     def test_rows_that_are_no_pairs(self):
         model = Transformer(SMALL.replace(source=14, target=14))
