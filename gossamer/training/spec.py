@@ -220,7 +220,9 @@ class Derived(Spec):
 
 
 def derive(train: TrainSpec, model: AutoencoderSpec | TransformerSpec) -> Derived:
-    """Return the numbers for one model."""
+    """Return the numbers for one model. A fall that was asked to be longer than the run takes all of it."""
+    if train.decay_steps is not None:
+        train = train.replace(decay_steps=min(train.decay_steps, train.steps))
     return _of_transformer(train, model) if isinstance(model, TransformerSpec) else _of_autoencoder(train, model)
 
 

@@ -142,6 +142,8 @@ def test_the_rate_rises_falls_by_the_inverse_root_and_ends_at_zero():
     assert rates[50] == pytest.approx(rates[100] * 51 / 101)
     assert rates[403] == pytest.approx(rates[100] / 2)
     assert rates[-1] < rates[790] / 100
+    shortened = derive(TrainSpec(rows=1000, batch=10, warmup_steps=0, decay_steps=5000), SMALL)
+    assert shortened.learning_rate_at(0, 100) == pytest.approx(rates[100], rel=0.02), "a shorter run keeps its rate"
     muon = Muon(adam_share=0.25)
     assert derive(TrainSpec(rows=1000, batch=1, optimizer=muon), SMALL).learning_rate * 0.25 == rates[100]
 
