@@ -193,7 +193,7 @@ class MuonOptimizer(Optimizer):
         layers = [layer for layer in model.modules() if isinstance(layer, Layer)] if self._decoder is None else [model]
         inside = {p for layer in layers for p in layer.parameters()}
         self._matrices = {name: p for name, p in self._names.items() if p.dim() == 2 and p in inside}
-        self._momentum = {p: torch.zeros_like(p) for p in self._matrices.values()}
+        self._momentum: dict[Tensor, Tensor] = {p: torch.zeros_like(p) for p in self._matrices.values()}
         rest = {name: p for name, p in self._names.items() if name not in self._matrices}
         self._adam = PlainAdam(model, spec.adam, rest)
 
@@ -203,14 +203,13 @@ class MuonOptimizer(Optimizer):
         spec = self._spec
         if self._decoder is not None:
             self._decoder.before_step()
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        alike: dict[torch.Size, dict[Tensor, Tensor]] = defaultdict(dict)
         for weight, momentum in self._momentum.items():
             if weight.grad is not None:
                 momentum.lerp_(weight.grad, 1 - spec.momentum)
-                alike[weight.shape].append(weight)
-        for shape, weights in alike.items():
-            ahead = [weight.grad.lerp(self._momentum[weight], spec.momentum) for weight in weights]
-            for weight, direction in zip(weights, polar(torch.stack(ahead)), strict=True):
+                alike[weight.shape][weight] = weight.grad.lerp(momentum, spec.momentum)
+        for shape, ahead in alike.items():
+            for weight, direction in zip(ahead, polar(torch.stack(list(ahead.values()))), strict=True):
                 weight.mul_(1 - learning_rate * spec.weight_decay)
                 weight.add_(direction, alpha=-0.2 * max(shape) ** 0.5 * learning_rate)
         self._adam.step(learning_rate * spec.adam_share)
