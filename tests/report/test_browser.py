@@ -56,6 +56,7 @@ class Browser:
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(path.as_uri() + fragment)
+        self.until("location.protocol === 'file:' && document.readyState === 'complete'")  # a busy driver may not wait
 
     def problems(self, path: Path) -> list[str]:
         """Return what the console holds and every request but the one for the file itself."""
