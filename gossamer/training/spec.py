@@ -149,7 +149,8 @@ class TrainSpec(Spec):
     rows: how many rows to train on, rounded up to whole batches; more than the source holds means further epochs,
     each in a new order.
     batch: rows per step. seed: of the order of rows and of everything random in training.
-    learning_rate: at its plateau. warmup_steps: of linear rise from 0. decay_steps: of linear fall to 0 at the end.
+    learning_rate: at its plateau. warmup_steps: of linear rise from 0. decay_steps: of linear fall to 0 at the end,
+    at most all of them.
     dead_after: rows without activity after which a latent counts as dead.
     checkpoint_every, log_every: in steps. device: "auto" is the GPU if there is one.
     kernels: which implementation, and in which precision latents are selected.
