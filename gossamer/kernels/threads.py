@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from gossamer.kernels.mkl import stay_on_this_thread
+
 __all__ = [
     "block_rows",
     "by_torch",
@@ -135,6 +137,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
             def start() -> None:
                 torch.get_num_threads()  # on its first call, a thread takes over the number that is set for all
                 torch.set_num_threads(1)  # on this thread, but also for threads that start later ...
+                stay_on_this_thread()
                 started.wait()
 
             for _ in range(threads):

@@ -47,6 +47,10 @@ class KeyValues:
         """Return keys and values of the positions seen so far, `(batch, heads, length, head width)`."""
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
+    def room(self) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all positions that there is room for; what lies beyond `length` means nothing."""
+        return self._keys, self._values
+
     def rows(self, which: Tensor) -> None:
         """Keep these rows of the batch, in this order, at most as many as there are; one may be taken several times."""
         for room in (self._keys, self._values):

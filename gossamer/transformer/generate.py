@@ -5,15 +5,20 @@ Keys and values of earlier positions are kept, so that a step costs one position
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gossamer.kernels import backend
+from gossamer.kernels.threads import in_blocks, thread_count
 from gossamer.spec import Spec
-from gossamer.transformer.layers import LayerCache, visible
-from gossamer.transformer.vocabulary import END, PAD, START
+from gossamer.transformer.layers import visible
+from gossamer.transformer.steps import NEVER, Steps
+from gossamer.transformer.vocabulary import END, PAD
 
 if TYPE_CHECKING:
     from gossamer.transformer.model import Transformer
@@ -21,8 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["Decoding", "Generated", "generate"]
 
 
-NEVER = [PAD, START]
-"""Ids that are never said."""
+ROWS = 8
+"""Rows that are worth a thread of their own."""
+
+WORTH = 1024
+"""Ids to say from which on compiled loops are used: on a machine's first generation, compiling takes ten seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +89,12 @@ class Generated:
     log_probabilities: Tensor
     scores: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Generated]) -> Generated:
+        """Return what was generated for consecutive rows as one."""
+        pairs = ((part.ids, part.log_probabilities, part.scores) for part in parts)
+        return cls(*map(torch.cat, zip(*pairs, strict=True)))
+
     def best(self) -> list[list[int]]:
         """Return the ids of each row's best hypothesis, without END and padding."""
         return [[index for index in row if index not in (END, PAD)] for row in self.ids[:, 0].tolist()]
@@ -93,69 +107,65 @@ def generate(model: Transformer, source: Tensor | None, prompt: Tensor | None, d
     longer than the table of positions.
     """
     prompt = _checked(model, source, prompt, decoding)
+    decoder, output = model.decoding()
+    compiled = _compiled(model) if len(prompt) * decoding.beam * decoding.longest >= WORTH else None
+
+    @torch.no_grad()
+    def search(first: int, last: int) -> Generated:
+        read, given = None if source is None else source[first:last], prompt[first:last]
+        steps = (compiled or Steps)(
+            decoder,
+            output,
+            batch=len(given) * decoding.beam,
+            longest=prompt.shape[1] + decoding.longest,
+            memory=None if read is None else model.encode(read),
+            mask=None if read is None else visible(read, PAD),
+        )
+        return _Beams(steps, given, decoding).search() if decoding.beam > 1 else _single(steps, given, decoding)
+
     training = model.training
     model.eval()
     try:
-        memory = None if model.encoder is None else model.encode(source)
-        mask = None if source is None or memory is None else visible(source, PAD)
-        if decoding.beam > 1:
-            return _Beams(model, prompt, memory, mask, decoding).search()
-        return _single(model, prompt, memory, mask, decoding)
+        if compiled is None or decoding.draws:  # rows that are drawn share one generator
+            return search(0, len(prompt))
+        block = max(ROWS, -(-len(prompt) // thread_count()))
+        return Generated.joined(in_blocks(search, len(prompt), block=block))
     finally:
         model.train(training)
 
 
-class _Steps:
-    """The state of a batch in generation: its caches, and what its rows have to say next.
+def _compiled(model: Transformer) -> Callable[..., Steps] | None:
+    """Return what makes `Steps` by compiled loops, where they serve the model."""
+    if model.device.type != "cpu" or backend("cpu") != "numba":
+        return None
+    from gossamer.transformer.compiled import CompiledSteps, DecoderArrays
 
-    memory, mask: of each source; the hypotheses of a beam share theirs.
-    """
-
-    def __init__(
-        self, model: Transformer, batch: int, longest: int, memory: Tensor | None, mask: Tensor | None
-    ) -> None:
-        self._decoder, self._output = model.decoding()
-        self._mask = mask
-        self._caches: list[LayerCache] = self._decoder.caches(batch=batch, longest=longest, memory=memory)
-
-    def logits(self, ids: Tensor) -> Tensor:
-        """Return the logits `(rows, target ids)` after some more ids, `(rows, length)`."""
-        x = self._decoder(ids, memory_mask=self._mask, caches=self._caches)
-        return self._output(x[:, -1]).float()
-
-    def rows(self, which: Tensor, sources: Tensor | None) -> None:
-        """Keep these rows, in this order, and these sources; None: the sources stay as they are."""
-        for cache in self._caches:
-            cache.rows(which, sources)
-        if self._mask is not None and sources is not None:
-            self._mask = self._mask[sources]
+    arrays = DecoderArrays.of(model, *model.decoding())
+    return None if arrays is None else partial(CompiledSteps, arrays)
 
 
-def _single(
-    model: Transformer, prompt: Tensor, memory: Tensor | None, mask: Tensor | None, decoding: Decoding
-) -> Generated:
+def _single(steps: Steps, prompt: Tensor, decoding: Decoding) -> Generated:
     """Generate one target per row: the likeliest id at each step, or one that is drawn."""
-    batch, given = prompt.shape
+    (batch, given), device = prompt.shape, prompt.device
     longest = given + decoding.longest
-    ids = torch.full((batch, longest), PAD, dtype=torch.int64, device=model.device)
+    ids = torch.full((batch, longest), PAD, dtype=torch.int64, device=device)
     ids[:, :given] = prompt
-    total = torch.zeros(batch, dtype=torch.float64, device=model.device)
+    total = torch.zeros(batch, dtype=torch.float64, device=device)
     left = (prompt != PAD).sum(dim=1) + decoding.longest  # where each row must end
-    alive = torch.arange(batch, device=model.device)
-    steps, never = _Steps(model, batch, longest, memory, mask), torch.tensor(NEVER, device=model.device)
-    generator = torch.Generator(model.device).manual_seed(decoding.seed)
+    alive, generator = torch.arange(batch, device=device), torch.Generator(device).manual_seed(decoding.seed)
     seen, end = 0, int((prompt != PAD).sum(dim=1).min())
     while end < longest:
-        logits = steps.logits(ids[alive, seen:end])
-        choices = logits.index_fill(1, never, -torch.inf)
-        chosen = _drawn(choices, decoding, generator) if decoding.draws else choices.argmax(dim=1)
-        said = ids[alive, end]  # the prompt of this row may go on
-        chosen = torch.where(said == PAD, chosen, said)
-        gains = logits.log_softmax(dim=1).gather(1, chosen[:, None])[:, 0].double()
-        total[alive] += gains.where(said == PAD, 0)
+        recent = ids[alive, seen:end]
+        chosen, gains = _drawn(steps.logits(recent), decoding, generator) if decoding.draws else steps.likeliest(recent)
+        going = chosen != END
+        if end < given:  # prompts of some rows go on
+            said = ids[alive, end]
+            chosen, gains = torch.where(said == PAD, chosen, said), gains.where(said == PAD, 0)
+            going |= said != PAD
+        total[alive] += gains
         ids[alive, end] = chosen
         seen, end = end, end + 1
-        going = ((chosen != END) | (said != PAD)) & (left[alive] > end)
+        going &= left[alive] > end
         if not bool(going.all()):
             kept = going.nonzero()[:, 0]
             if not len(kept):
@@ -169,11 +179,10 @@ def _single(
 class _Beams:
     """Beam search. The hypotheses of a row are ranked together, ended or not; so a beam of 1 is greedy."""
 
-    def __init__(
-        self, model: Transformer, prompt: Tensor, memory: Tensor | None, mask: Tensor | None, decoding: Decoding
-    ) -> None:
+    def __init__(self, steps: Steps, prompt: Tensor, decoding: Decoding) -> None:
         batch, self.given = prompt.shape
-        beam, device = decoding.beam, model.device
+        beam, device = decoding.beam, prompt.device
+        self.steps = steps
         self.beam, self.penalty, self.longest = beam, decoding.length_penalty, decoding.longest
         self.ids = torch.full((batch, beam, self.given + self.longest), PAD, dtype=torch.int64, device=device)
         self.ids[:, :, : self.given] = prompt[:, None]
@@ -182,14 +191,13 @@ class _Beams:
         self.length = torch.zeros(batch, beam, dtype=torch.int64, device=device)
         self.ended = torch.zeros(batch, beam, dtype=torch.bool, device=device)
         self.alive = torch.arange(batch, device=device)
-        self.steps = _Steps(model, batch * beam, self.given + self.longest, memory, mask)
 
     def search(self) -> Generated:
         """Go on until every row's best hypothesis is known."""
         seen = 0
         for end in range(self.given, self.given + self.longest):
             logits = self.steps.logits(self.ids[self.alive, :, seen:end].flatten(0, 1))
-            self._extend(logits.log_softmax(dim=1).double().unflatten(0, (-1, self.beam)), end)
+            self._extend(logits.log_softmax(dim=1).unflatten(0, (-1, self.beam)), end)
             seen = end
             going = self._undecided()
             if not bool(going.any()):
@@ -203,18 +211,22 @@ class _Beams:
         return Generated(self.ids[:, :, self.given :], self.total, scores)
 
     def _extend(self, gains: Tensor, end: int) -> None:
-        """Replace the hypotheses of the rows that go on by the best of all their continuations."""
+        """Replace the hypotheses of the rows that go on by the best of all their continuations.
+
+        gains: log p of each id after each hypothesis, `(rows, beam, ids)`. Continuations of one hypothesis are ranked
+        by these alone, so that the best of a row are among the `beam` best of each.
+        """
         alive, rows = self.alive, len(self.alive)
-        vocabulary = gains.shape[2]
         ended = self.ended[alive]
-        gains = gains.masked_fill(ended[:, :, None], -torch.inf)
         gains[:, :, NEVER] = -torch.inf
-        gains[:, :, PAD] = torch.where(ended, 0.0, -torch.inf)  # what has ended stays as it is
-        totals = self.total[alive][:, :, None] + gains
+        likely = gains.topk(self.beam, dim=2)
+        stays = torch.full_like(likely.values, -torch.inf)
+        stays[:, :, 0] = 0  # what has ended has one continuation: itself
+        totals = self.total[alive][:, :, None] + torch.where(ended[:, :, None], stays, likely.values).double()
+        choices = likely.indices.masked_fill(ended[:, :, None], PAD)
         lengths = self.length[alive] + (~ended).long()
-        scores = self._score(totals, lengths[:, :, None])
-        best = scores.flatten(1).topk(self.beam, dim=1).indices
-        parent, chosen = best // vocabulary, best % vocabulary
+        best = self._score(totals, lengths[:, :, None]).flatten(1).topk(self.beam, dim=1).indices
+        parent, chosen = best // self.beam, choices.flatten(1).gather(1, best)
         history = self.ids[alive].gather(1, parent[:, :, None].expand(-1, -1, self.ids.shape[2]))
         history[:, :, end] = chosen
         self.ids[alive] = history
@@ -237,8 +249,10 @@ class _Beams:
         return total / ((5 + length.double()) / 6) ** self.penalty
 
 
-def _drawn(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
-    """Draw an id for each row, `(rows,)`."""
+def _drawn(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw an id for each row, `(rows,)`; return it, and its log p without temperature and choice, in float64."""
+    gains = logits.log_softmax(dim=1).double()
+    logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
     logits = logits / (decoding.temperature or 1.0)
     if decoding.top_k is not None and decoding.top_k < logits.shape[1]:
         least = logits.topk(decoding.top_k, dim=1).values[:, -1:]
@@ -248,7 +262,8 @@ def _drawn(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Te
         before = ordered.softmax(dim=1).cumsum(dim=1) - ordered.softmax(dim=1)
         ordered = ordered.masked_fill(before >= decoding.top_p, -torch.inf)  # the first always stays
         logits = torch.empty_like(logits).scatter_(1, order, ordered)
-    return torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    chosen = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)
+    return chosen[:, 0], gains.gather(1, chosen)[:, 0]
 
 
 def _checked(model: Transformer, source: Tensor | None, prompt: Tensor | None, decoding: Decoding) -> Tensor:

@@ -197,6 +197,8 @@ class Transformer(nn.Module):
             top_p=top_p,
             seed=seed,
         )
+        if prompt is not None:
+            prompt = self._sequences(prompt, self.decoding()[0], "target")
         return generate(self, source, prompt, decoding)
 
     @torch.no_grad()

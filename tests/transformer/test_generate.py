@@ -12,8 +12,16 @@ from torch.testing import assert_close
 from gossamer.transformer import Decoding, Transformer
 from gossamer.transformer.generate import _Beams
 from gossamer.transformer.layers import visible
+from gossamer.transformer.steps import Steps
 from gossamer.transformer.vocabulary import END, PAD, START
 from tests.transformer.conftest import SOURCE, TARGET, lively, sequences, sources_of, spec_of
+
+
+@pytest.fixture(autouse=True, params=["modules", "compiled"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """All of it by modules, as for short work and on GPUs, and by compiled loops."""
+    monkeypatch.setattr("gossamer.transformer.generate.WORTH", 1 if request.param == "compiled" else 10**9)
+    return request.param
 
 
 @torch.no_grad()
@@ -56,7 +64,8 @@ def test_a_beam_of_one_is_greedy(model: Transformer):
     with torch.no_grad():
         memory = None if source is None else model.encode(source)
         mask = None if source is None else visible(source, PAD)
-        made = _Beams(model, model.start(rows), memory, mask, Decoding(longest=20, beam=1)).search()
+        steps = Steps(*model.decoding(), batch=rows, longest=21, memory=memory, mask=mask)
+        made = _Beams(steps, model.start(rows), Decoding(longest=20, beam=1)).search()
     assert torch.equal(made.ids, model.generate(source, longest=20).ids)
 
 
@@ -176,6 +185,7 @@ class TestRefusals:
             ({"beam": 2, "top_k": 3}, "give one of the two"),
             ({"temperature": 0.0}, "temperature must be above 0"),
             ({"top_p": 1.5}, "top_p is a probability"),
+            ({"prompt": torch.tensor([[START, TARGET]] * 2)}, f"target holds id {TARGET}, but its vocabulary has ids"),
             ({"length_penalty": -1.0}, "length_penalty must not be negative"),
         ],
     )

@@ -1,0 +1,50 @@
+"""Steps of a generation: what the rows of a batch have to say next, given all that they said before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.transformer.layers import Stack
+from gossamer.transformer.vocabulary import PAD, START
+
+__all__ = ["NEVER", "Steps"]
+
+NEVER = [PAD, START]
+"""Ids that are never said."""
+
+
+class Steps:
+    """The state of a batch in generation: its caches. memory, mask: of each source; hypotheses of a beam share theirs."""
+
+    def __init__(
+        self,
+        decoder: Stack,
+        output: nn.Linear,
+        *,
+        batch: int,
+        longest: int,
+        memory: Tensor | None,
+        mask: Tensor | None,
+    ) -> None:
+        self.decoder, self.output, self.mask = decoder, output, mask
+        self.caches = decoder.caches(batch=batch, longest=longest, memory=memory)
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return the logits `(rows, target ids)` after some more ids, `(rows, length)`."""
+        x = self.decoder(ids, memory_mask=self.mask, caches=self.caches)
+        return self.output(x[:, -1]).float()
+
+    def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the likeliest id to follow, `(rows,)`, and its log p in float64."""
+        gains = self.logits(ids).log_softmax(dim=1).double()
+        gains[:, NEVER] = -torch.inf
+        best, chosen = gains.max(dim=1)
+        return chosen, best
+
+    def rows(self, which: Tensor, sources: Tensor | None) -> None:
+        """Keep these rows, in this order, and these sources; None: the sources stay as they are."""
+        for cache in self.caches:
+            cache.rows(which, sources)
+        if self.mask is not None and sources is not None:
+            self.mask = self.mask[sources]
