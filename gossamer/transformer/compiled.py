@@ -1,7 +1,7 @@
 """Steps of a generation on a CPU, by compiled loops.
 
-Such a step is short: 64 rows of width 256 keep a core busy for a millisecond or two. That a decoder's modules and torch's
-operators call each other takes as long again, and two threads that do so wait for each other's turn at the interpreter.
+Such a step is short: 64 rows of width 256 keep a core busy for a millisecond or two. Calls of a decoder's modules and
+torch's operators take as long again, and threads that make them wait for each other's turn at the interpreter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class DecoderArrays:
     def __init__(self, decoder: Stack, output: nn.Linear) -> None:
         order, nothing = decoder.order, torch.empty(decoder.order.longest, 0)
         self.product = product_address(output.weight.dtype)
-        self.embedding, self.output = _arrays(decoder.embedding.weight, output.weight)
+        self.embedding, self.output = _array(decoder.embedding.weight), _array(output.weight)
         layers = [layer for layer in decoder.layers if isinstance(layer, Layer)]
         self.layers, self.pre = [_layer(layer) for layer in layers], layers[0].pre
         self.last = _norm(decoder.norm) if isinstance(decoder.norm, nn.LayerNorm) else self.layers[-1].norm
@@ -68,8 +68,8 @@ class CompiledSteps(Steps):
     def __init__(self, arrays: DecoderArrays, decoder: Stack, output: nn.Linear, **options: Any) -> None:
         super().__init__(decoder, output, **options)
         self._arrays = arrays
-        self._rooms = [_arrays(*cache.own.room()) for cache in self.caches]
-        memories = [_arrays(*cache.memory.room()) for cache in self.caches if cache.memory is not None]
+        self._rooms = [_arrays(cache.own.room()) for cache in self.caches]
+        memories = [_arrays(cache.memory.room()) for cache in self.caches if cache.memory is not None]
         self._memories, self._seen = memories or self._rooms, np.empty((0, 0), bool)
         batch, _, longest, _ = self._rooms[0][0].shape
         if memories:
@@ -116,23 +116,33 @@ class CompiledSteps(Steps):
 def _layer(layer: Layer) -> loops.LayerWeights:
     own, cross, forward = layer.self_attention, layer.cross_attention, layer.feed_forward
     itself = loops.AttentionWeights(_linear(own.projection), _linear(own.output), _norm(layer.self_attention_norm))
-    memory = itself
-    if cross is not None and layer.cross_attention_norm is not None:
-        memory = loops.AttentionWeights(_linear(cross.queries), _linear(cross.output), _norm(layer.cross_attention_norm))
-    activation = [type(forward.activation) is kind for kind in ACTIVATIONS.values()].index(True)
-    wide, narrow = _linear(forward.wide), _linear(forward.narrow)
-    return loops.LayerWeights(itself, memory, wide, narrow, _norm(layer.feed_forward_norm), activation)
+    memory, norm = itself, layer.cross_attention_norm
+    if cross is not None and norm is not None:
+        memory = loops.AttentionWeights(_linear(cross.queries), _linear(cross.output), _norm(norm))
+    activation = next(name for name, kind in ACTIVATIONS.items() if type(forward.activation) is kind)
+    return loops.LayerWeights(
+        itself,
+        memory,
+        _linear(forward.wide),
+        _linear(forward.narrow),
+        _norm(layer.feed_forward_norm),
+        loops.ACTIVATIONS.index(activation),
+    )
 
 
 def _linear(linear: nn.Linear) -> loops.LinearWeights:
-    return loops.LinearWeights(*_arrays(linear.weight, linear.bias))
+    return loops.LinearWeights(_array(linear.weight), _array(linear.bias))
 
 
 def _norm(norm: nn.LayerNorm) -> loops.NormWeights:
-    return loops.NormWeights(*_arrays(norm.weight, norm.bias), np.float32(norm.eps))
+    return loops.NormWeights(_array(norm.weight), _array(norm.bias), np.float32(norm.eps))
 
 
-def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+def _arrays(tensors: tuple[Tensor, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    return _array(tensors[0]), _array(tensors[1])
+
+
+def _array(tensor: Tensor) -> np.ndarray:
     """Return the same memory for compiled loops, bfloat16 as uint16."""
-    seen = (t.detach().view(torch.uint16) if t.dtype == torch.bfloat16 else t.detach() for t in tensors)
-    return tuple(tensor.numpy() for tensor in seen)
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -15,7 +15,7 @@ NEVER = [PAD, START]
 
 
 class Steps:
-    """The state of a batch in generation: its caches. memory, mask: of each source; hypotheses of a beam share theirs."""
+    """The caches of a batch in generation. memory, mask: of each source; the hypotheses of a beam share theirs."""
 
     def __init__(
         self,
