@@ -6,19 +6,21 @@ torch's operators take as long again, and threads that make them wait for each o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gossamer import kernels
 from gossamer.kernels import numba_decode as loops
 from gossamer.kernels.mkl import product_address
 from gossamer.transformer.attention import CrossAttention, SelfAttention
 from gossamer.transformer.layers import ACTIVATIONS, Dropout, FeedForward, Layer, Stack
 from gossamer.transformer.positions import Added, Order, RotaryOrder
 from gossamer.transformer.steps import NEVER, Steps
+
+if TYPE_CHECKING:
+    from gossamer.transformer.model import Transformer
 
 __all__ = ["CompiledSteps", "DecoderArrays"]
 
@@ -46,15 +48,17 @@ class DecoderArrays:
         self.turns = torch.stack(turns, dim=1).float().numpy()
 
     @classmethod
-    def of(cls, model: nn.Module, decoder: Stack, output: nn.Linear) -> DecoderArrays | None:
-        """Return them; None where modules have to be called: they are not as built, or somebody listens to them."""
-        first, *others = (*decoder.parameters(), *output.parameters())
+    def of(cls, model: Transformer) -> DecoderArrays | None:
+        """Return those of a model on the CPU; None where modules have to be called.
+
+        That is, if they are not as built, if somebody listens to them, or if there is no product for their dtype.
+        """
+        decoder, output = model.decoding()
+        weights = [*decoder.parameters(), *output.parameters()]
+        kind = (torch.device("cpu"), output.weight.dtype)
         serves = (
-            first.device.type == "cpu"
-            and all((weight.device, weight.dtype) == (first.device, first.dtype) for weight in others)
-            and all(weight.is_contiguous() for weight in (first, *others))
-            and kernels.backend("cpu") == "numba"
-            and product_address(first.dtype) != 0
+            all((weight.device, weight.dtype) == kind and weight.is_contiguous() for weight in weights)
+            and product_address(output.weight.dtype) != 0
             and not torch.is_autocast_enabled("cpu")
             and all(type(module) in KNOWN for module in (*decoder.modules(), output))
             and not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -65,8 +69,8 @@ class DecoderArrays:
 class CompiledSteps(Steps):
     """`Steps` by compiled loops. What is remembered stays where it was written: rows say where theirs is."""
 
-    def __init__(self, arrays: DecoderArrays, decoder: Stack, output: nn.Linear, **options: Any) -> None:
-        super().__init__(decoder, output, **options)
+    def __init__(self, arrays: DecoderArrays, model: Transformer, **options: Any) -> None:
+        super().__init__(model, **options)
         self._arrays = arrays
         self._rooms = [_arrays(cache.own.room()) for cache in self.caches]
         memories = [_arrays(cache.memory.room()) for cache in self.caches if cache.memory is not None]

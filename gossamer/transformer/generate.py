@@ -107,15 +107,13 @@ def generate(model: Transformer, source: Tensor | None, prompt: Tensor | None, d
     longer than the table of positions.
     """
     prompt = _checked(model, source, prompt, decoding)
-    decoder, output = model.decoding()
     compiled = _compiled(model) if len(prompt) * decoding.beam * decoding.longest >= WORTH else None
 
     @torch.no_grad()
     def search(first: int, last: int) -> Generated:
         read, given = None if source is None else source[first:last], prompt[first:last]
         steps = (compiled or Steps)(
-            decoder,
-            output,
+            model,
             batch=len(given) * decoding.beam,
             longest=prompt.shape[1] + decoding.longest,
             memory=None if read is None else model.encode(read),
@@ -140,7 +138,7 @@ def _compiled(model: Transformer) -> Callable[..., Steps] | None:
         return None
     from gossamer.transformer.compiled import CompiledSteps, DecoderArrays
 
-    arrays = DecoderArrays.of(model, *model.decoding())
+    arrays = DecoderArrays.of(model)
     return None if arrays is None else partial(CompiledSteps, arrays)
 
 
@@ -251,8 +249,8 @@ class _Beams:
 
 def _drawn(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw an id for each row, `(rows,)`; return it, and its log p without temperature and choice, in float64."""
-    gains = logits.log_softmax(dim=1).double()
-    logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
+    gains = logits.log_softmax(dim=1)
+    logits[:, NEVER] = -torch.inf
     logits = logits / (decoding.temperature or 1.0)
     if decoding.top_k is not None and decoding.top_k < logits.shape[1]:
         least = logits.topk(decoding.top_k, dim=1).values[:, -1:]
@@ -263,7 +261,7 @@ def _drawn(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> tu
         ordered = ordered.masked_fill(before >= decoding.top_p, -torch.inf)  # the first always stays
         logits = torch.empty_like(logits).scatter_(1, order, ordered)
     chosen = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)
-    return chosen[:, 0], gains.gather(1, chosen)[:, 0]
+    return chosen[:, 0], gains.gather(1, chosen)[:, 0].double()
 
 
 def _checked(model: Transformer, source: Tensor | None, prompt: Tensor | None, decoding: Decoding) -> Tensor:
@@ -273,7 +271,8 @@ def _checked(model: Transformer, source: Tensor | None, prompt: Tensor | None, d
         raise ValueError("a source is missing" if source is None else "there is no encoder to read the source")
     if prompt is None:
         prompt = model.start(1 if source is None else len(source))
-    if prompt.dim() != 2 or 0 in prompt.shape or bool((prompt[:, 0] == PAD).any()):
+    prompt = model.require_ids(prompt, decoder, "target")
+    if bool((prompt[:, 0] == PAD).any()):
         raise ValueError(f"a prompt holds at least one id per row, shape (batch, length); got {tuple(prompt.shape)}")
     if source is not None and len(source) != len(prompt):
         raise ValueError(f"{len(source)} sources, but {len(prompt)} prompts")

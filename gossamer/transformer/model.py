@@ -137,13 +137,13 @@ class Transformer(nn.Module):
         memory = None if self.encoder is None else self.encode(source)
         mask = None if source is None else visible(source, PAD)
         decoder, output = self.decoding()
-        return output(decoder(self._sequences(target, decoder, "target"), memory=memory, memory_mask=mask))
+        return output(decoder(self.require_ids(target, decoder, "target"), memory=memory, memory_mask=mask))
 
     def encode(self, source: Tensor | None) -> Tensor:
         """Return the memory `(batch, source length, width)`; raises ValueError if there is no encoder."""
         if self.encoder is None:
             raise ValueError("this transformer has no encoder (encoder_layers = 0)")
-        source = self._sequences(source, self.encoder, "source")
+        source = self.require_ids(source, self.encoder, "source")
         return self.encoder(source, visible(source, PAD))
 
     def decoding(self) -> tuple[Stack, nn.Linear]:
@@ -197,8 +197,6 @@ class Transformer(nn.Module):
             top_p=top_p,
             seed=seed,
         )
-        if prompt is not None:
-            prompt = self._sequences(prompt, self.decoding()[0], "target")
         return generate(self, source, prompt, decoding)
 
     @torch.no_grad()
@@ -231,7 +229,7 @@ class Transformer(nn.Module):
         """Return `(batch, 1)` targets that hold START only."""
         return torch.full((batch, 1), START, dtype=torch.int64, device=self.device)
 
-    def _sequences(self, ids: Tensor | None, stack: Stack, side: str) -> Tensor:
+    def require_ids(self, ids: Tensor | None, stack: Stack, side: str) -> Tensor:
         """Return the ids; raise ValueError unless they are sequences that a side can read."""
         if ids is None:
             part = "an encoder" if side == "source" else "a decoder"

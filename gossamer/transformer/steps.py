@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
-from gossamer.transformer.layers import Stack
+import torch
+from torch import Tensor
+
 from gossamer.transformer.vocabulary import PAD, START
+
+if TYPE_CHECKING:
+    from gossamer.transformer.model import Transformer
 
 __all__ = ["NEVER", "Steps"]
 
@@ -19,16 +23,16 @@ class Steps:
 
     def __init__(
         self,
-        decoder: Stack,
-        output: nn.Linear,
+        model: Transformer,
         *,
         batch: int,
         longest: int,
         memory: Tensor | None,
         mask: Tensor | None,
     ) -> None:
-        self.decoder, self.output, self.mask = decoder, output, mask
-        self.caches = decoder.caches(batch=batch, longest=longest, memory=memory)
+        self.decoder, self.output = model.decoding()
+        self.mask = mask
+        self.caches = self.decoder.caches(batch=batch, longest=longest, memory=memory)
 
     def logits(self, ids: Tensor) -> Tensor:
         """Return the logits `(rows, target ids)` after some more ids, `(rows, length)`."""
@@ -37,10 +41,10 @@ class Steps:
 
     def likeliest(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the likeliest id to follow, `(rows,)`, and its log p in float64."""
-        gains = self.logits(ids).log_softmax(dim=1).double()
+        gains = self.logits(ids).log_softmax(dim=1)
         gains[:, NEVER] = -torch.inf
         best, chosen = gains.max(dim=1)
-        return chosen, best
+        return chosen, best.double()
 
     def rows(self, which: Tensor, sources: Tensor | None) -> None:
         """Keep these rows, in this order, and these sources; None: the sources stay as they are."""

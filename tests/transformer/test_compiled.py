@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from gossamer import kernels
 from gossamer.kernels.mkl import product_address
 from gossamer.transformer import Block, Learned, NoPositions, Rotary, Sinusoidal, Transformer
+from gossamer.transformer.generate import _compiled
 from gossamer.transformer.layers import visible
 from gossamer.transformer.steps import NEVER, Steps
 from gossamer.transformer.vocabulary import PAD
@@ -38,9 +39,9 @@ def both(model: Transformer, source: Tensor | None, rows: int, share: int = 1) -
     memory = None if source is None else model.encode(source)
     options = {"batch": rows * share, "longest": 12, "memory": memory}
     options["mask"] = None if source is None else visible(source, PAD)
-    arrays = DecoderArrays.of(model, *model.decoding())
+    arrays = DecoderArrays.of(model)
     assert arrays is not None
-    return Steps(*model.decoding(), **options), CompiledSteps(arrays, *model.decoding(), **options)
+    return Steps(model, **options), CompiledSteps(arrays, model, **options)
 
 
 @torch.no_grad()
@@ -102,7 +103,7 @@ class TestModulesAreCalled:
     """Where modules have to be called, nothing is compiled."""
 
     def served(self, model: Transformer) -> bool:
-        return DecoderArrays.of(model, *model.decoding()) is not None
+        return _compiled(model) is not None
 
     def test_if_somebody_listens(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("gossamer.transformer.generate.WORTH", 1)

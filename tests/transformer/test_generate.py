@@ -64,7 +64,7 @@ def test_a_beam_of_one_is_greedy(model: Transformer):
     with torch.no_grad():
         memory = None if source is None else model.encode(source)
         mask = None if source is None else visible(source, PAD)
-        steps = Steps(*model.decoding(), batch=rows, longest=21, memory=memory, mask=mask)
+        steps = Steps(model, batch=rows, longest=21, memory=memory, mask=mask)
         made = _Beams(steps, model.start(rows), Decoding(longest=20, beam=1)).search()
     assert torch.equal(made.ids, model.generate(source, longest=20).ids)
 
