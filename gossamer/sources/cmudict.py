@@ -16,7 +16,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from gossamer.sources.assets import locate
-from gossamer.sources.pairs import Pair, Pairs, SequencesSpec, learned_vocabulary
+from gossamer.sources.pairs import Pair, Pairs, SequencesSpec
+from gossamer.transformer.analogies import Analogies
+from gossamer.transformer.vocabulary import Characters, Phonemes, Vocabulary
 
 __all__ = ["CmudictSpec", "Entries", "read_dictionary", "split"]
 
@@ -33,14 +35,16 @@ class CmudictSpec(SequencesSpec):
 
     A tenth of the words are for the test and never seen, 2 % for validation; `split` says which. stress: whether the
     marks 0, 1, 2 of vowels are kept; without them there are 39 phonemes, as in most published figures. path: another
-    dictionary in the same format. words: only so many of the words to train on, drawn at random. bucket, buffer_rows:
-    as in `Pairs`.
+    dictionary in the same format. words: only so many of the words to train on, drawn at random. analogies: beside a
+    word stands how so many words are said that begin most like it, and so many that end most like it, out of those to
+    train on; see `Analogies`. bucket, buffer_rows: as in `Pairs`.
     """
 
     kind: ClassVar[str] = "cmudict"
     stress: bool = False
     path: str | None = None
     words: int | None = None
+    analogies: int = 0
     bucket: int = 256
     buffer_rows: int = 16_384
 
@@ -48,6 +52,8 @@ class CmudictSpec(SequencesSpec):
         super().__post_init__()
         if self.words is not None and self.words < 2:
             raise ValueError(f"words must be at least 2, got {self.words}")
+        if self.analogies < 0:
+            raise ValueError(f"analogies must not be negative, got {self.analogies}")
 
     def build(self, *, device: str = "cpu") -> Pairs:
         """Read the dictionary; words of the test are left out."""
@@ -55,8 +61,12 @@ class CmudictSpec(SequencesSpec):
         train, held = split(entries, "train")[: self.words], split(entries, "validation")
         pairs = [Pair(word, spoken, number) for number, word in enumerate(train) for spoken in entries[word]]
         kept = [Pair(word, spoken, len(train) + number) for number, word in enumerate(held) for spoken in entries[word]]
-        source = learned_vocabulary("characters", iter(entries))
-        target = learned_vocabulary("phonemes", (spoken for variants in entries.values() for spoken in variants))
+        letters = Characters.learned(entries)
+        target = Phonemes.learned(spoken for variants in entries.values() for spoken in variants)
+        source: Vocabulary = letters
+        if self.analogies:
+            said = tuple(entries[word][0] for word in train)
+            source = Analogies(letters=letters, target=target, sources=tuple(train), targets=said, alike=self.analogies)
         return Pairs(
             pairs, source=source, target=target, validation=kept, bucket=self.bucket, buffer_rows=self.buffer_rows
         )

@@ -15,7 +15,7 @@ from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 from gossamer.spec import nearest
 from gossamer.transformer.files import save_vocabularies
 from gossamer.transformer.translator import VOCABULARIES, padded
-from gossamer.transformer.vocabulary import END, PAD, START, BytePairs, Characters, Phonemes, Vocabulary, Words
+from gossamer.transformer.vocabulary import END, PAD, START, BytePairs, Characters, Listed, Phonemes, Vocabulary, Words
 
 __all__ = ["Pair", "Pairs", "PairsSpec", "SequencesSpec", "Tokens", "learned_vocabulary", "read_pairs"]
 
@@ -23,7 +23,7 @@ SOURCE, TARGET = "source", "target"
 """The sites of a batch."""
 
 Tokens = Literal["characters", "words", "phonemes", "byte-pairs"]
-VOCABULARIES_OF: dict[Tokens, type[Vocabulary]] = {
+VOCABULARIES_OF: dict[Tokens, type[Listed | BytePairs]] = {
     "characters": Characters,
     "words": Words,
     "phonemes": Phonemes,
@@ -184,7 +184,7 @@ class PairsSpec(SequencesSpec):
         )
 
 
-def learned_vocabulary(tokens: str, texts: Iterator[str], size: int | None = None) -> Vocabulary:
+def learned_vocabulary(tokens: Tokens, texts: Iterator[str], size: int | None = None) -> Listed | BytePairs:
     """Return the vocabulary of some texts; raises ValueError for an unknown kind of token."""
     if tokens not in VOCABULARIES_OF:
         raise ValueError(f"unknown tokens {tokens!r}; {nearest(tokens, VOCABULARIES_OF)}")

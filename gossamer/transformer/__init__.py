@@ -1,5 +1,6 @@
 """The transformer: attention, positions, layers, the model, generation, and vocabularies. It knows of no training."""
 
+from gossamer.transformer.analogies import Analogies
 from gossamer.transformer.generate import Decoding, Generated
 from gossamer.transformer.layers import Block, Layer
 from gossamer.transformer.model import Attended, Transformer, TransformerSpec
@@ -7,6 +8,7 @@ from gossamer.transformer.positions import Learned, NoPositions, Rotary, Sinusoi
 from gossamer.transformer.vocabulary import BytePairs, Characters, Phonemes, Words
 
 __all__ = [
+    "Analogies",
     "Attended",
     "Block",
     "BytePairs",

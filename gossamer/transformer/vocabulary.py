@@ -43,11 +43,6 @@ class Vocabulary(Spec):
     def __len__(self) -> int:
         raise NotImplementedError
 
-    @classmethod
-    def learned(cls, texts: Iterable[str], *, size: int | None = None) -> Self:
-        """Return the vocabulary of these texts. size: ids at most, the most frequent ones; None: all of them."""
-        raise NotImplementedError
-
     def encode(self, text: str, *, unknown: int | None = None) -> list[int]:
         """Return the ids of a text, without START and END.
 
@@ -82,7 +77,10 @@ class Listed(Vocabulary):
 
     @classmethod
     def learned(cls, texts: Iterable[str], *, size: int | None = None) -> Self:
-        """Return the vocabulary of these texts, in the order of the alphabet."""
+        """Return the vocabulary of these texts, in the order of the alphabet.
+
+        size: ids at most, the most frequent ones; None: all of them.
+        """
         counts = Counter(token for text in texts for token in cls._cut(text))
         room = None if size is None else max(0, size - len(SPECIAL))
         kept = sorted(counts, key=lambda token: (-counts[token], token))[:room]
