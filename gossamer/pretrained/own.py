@@ -10,7 +10,7 @@ from gossamer.pretrained.writer import Given, Places, Writer, Written
 from gossamer.sources.sequences import side_of
 from gossamer.transformer.generate import Decoding
 from gossamer.transformer.translator import MODEL, VOCABULARIES, Translator
-from gossamer.transformer.vocabulary import END, PAD, START, Listed
+from gossamer.transformer.vocabulary import END, PAD, START
 
 __all__ = ["TransformerWriter", "is_run"]
 
@@ -28,8 +28,7 @@ class TransformerWriter(Writer):
     def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
         self.translator = Translator.open(folder, device=device)
         self.name, self.model = str(folder), self.translator.model
-        target = self.translator.target
-        self.joint = target.joint if isinstance(target, Listed) else ""
+        self.joint = self.translator.target.joint
 
     def write(self, given: Sequence[Given], decoding: Decoding) -> list[Written]:
         """Return the likeliest target of each text; raises ValueError for one that is empty or cannot be encoded."""

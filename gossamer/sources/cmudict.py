@@ -16,9 +16,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from gossamer.sources.assets import locate
-from gossamer.sources.pairs import Pair, Pairs, SequencesSpec
-from gossamer.transformer.analogies import Analogies
-from gossamer.transformer.vocabulary import Characters, Phonemes, Vocabulary
+from gossamer.sources.pairs import Pair, Pairs, SequencesSpec, with_analogies
+from gossamer.transformer.vocabulary import Characters, Phonemes
 
 __all__ = ["CmudictSpec", "Entries", "read_dictionary", "split"]
 
@@ -52,8 +51,6 @@ class CmudictSpec(SequencesSpec):
         super().__post_init__()
         if self.words is not None and self.words < 2:
             raise ValueError(f"words must be at least 2, got {self.words}")
-        if self.analogies < 0:
-            raise ValueError(f"analogies must not be negative, got {self.analogies}")
 
     def build(self, *, device: str = "cpu") -> Pairs:
         """Read the dictionary; words of the test are left out."""
@@ -63,10 +60,7 @@ class CmudictSpec(SequencesSpec):
         kept = [Pair(word, spoken, len(train) + number) for number, word in enumerate(held) for spoken in entries[word]]
         letters = Characters.learned(entries)
         target = Phonemes.learned(spoken for variants in entries.values() for spoken in variants)
-        source: Vocabulary = letters
-        if self.analogies:
-            said = tuple(entries[word][0] for word in train)
-            source = Analogies(letters=letters, target=target, sources=tuple(train), targets=said, alike=self.analogies)
+        source = with_analogies(letters, target, pairs, self.analogies)
         return Pairs(
             pairs, source=source, target=target, validation=kept, bucket=self.bucket, buffer_rows=self.buffer_rows
         )

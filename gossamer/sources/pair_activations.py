@@ -17,7 +17,7 @@ from gossamer.sources.pairs import SOURCE, TARGET, Pairs, SequencesSpec
 from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Sequences, Side
 from gossamer.sources.source import SourceSpec
 from gossamer.transformer.translator import Translator
-from gossamer.transformer.vocabulary import END, PAD, START, Listed
+from gossamer.transformer.vocabulary import END, PAD, START
 
 __all__ = ["PairSequences", "TransformerActivationsSpec"]
 
@@ -64,15 +64,15 @@ class PairSequences(Sequences):
         """Return the letters, phonemes or other tokens of a side, as they are written."""
         site = SOURCE if side == "encoder" else TARGET
         vocabulary = self.pairs.vocabularies[site]
-        joint = vocabulary.joint if isinstance(vocabulary, Listed) else ""
         ids = self.pairs.rows_of(np.array([sequence])).rows[site][0].tolist()
-        return tuple(joint + vocabulary.token(index) if _is_real(index) else "" for index in ids if index != PAD)
+        return tuple(
+            vocabulary.joint + vocabulary.token(index) if _is_real(index) else "" for index in ids if index != PAD
+        )
 
     def place(self, document: int, position: int, side: Side) -> str:
         """Return the position within a pair's document."""
         site = SOURCE if side == "encoder" else TARGET
-        vocabulary = self.pairs.vocabularies[site]
-        noun = vocabulary.noun if isinstance(vocabulary, Listed) else "token"
+        noun = self.pairs.vocabularies[site].noun
         place = position + 1 if side == "encoder" else position
         return f"{noun} {place} of the {site}, document {document:,}"
 

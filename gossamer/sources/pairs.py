@@ -13,11 +13,21 @@ import torch
 
 from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 from gossamer.spec import nearest
+from gossamer.transformer.analogies import Analogies
 from gossamer.transformer.files import save_vocabularies
 from gossamer.transformer.translator import VOCABULARIES, padded
 from gossamer.transformer.vocabulary import END, PAD, START, BytePairs, Characters, Listed, Phonemes, Vocabulary, Words
 
-__all__ = ["Pair", "Pairs", "PairsSpec", "SequencesSpec", "Tokens", "learned_vocabulary", "read_pairs"]
+__all__ = [
+    "Pair",
+    "Pairs",
+    "PairsSpec",
+    "SequencesSpec",
+    "Tokens",
+    "learned_vocabulary",
+    "read_pairs",
+    "with_analogies",
+]
 
 SOURCE, TARGET = "source", "target"
 """The sites of a batch."""
@@ -71,8 +81,7 @@ class Pairs(Source):
         self._documents = np.array([pair.document for pair in pairs])
         held = np.arange(len(pairs)) >= known
         if isinstance(validation, float | int):
-            names, document = np.unique(self._documents, return_inverse=True)
-            held = held_out(len(names), validation)[document]
+            held = _held_out(self._documents, validation)
         self._train, self._held = (np.random.default_rng(0).permutation(np.flatnonzero(part)) for part in (~held, held))
         self.numbers = {"train": self._train, "validation": self._held}
         self._lengths = (self._ids[SOURCE] != PAD).sum(dim=1).numpy() + (self._ids[TARGET] != PAD).sum(dim=1).numpy()
@@ -159,7 +168,9 @@ class PairsSpec(SequencesSpec):
     """Pairs of files. paths: text files with a pair a line, source and target separated by a tab.
 
     source_tokens, target_tokens: what the vocabularies are made of. vocabulary: ids at most of either one; None: as
-    many as there are, and 8,192 byte pairs. The other fields are those of `Pairs`.
+    many as there are, and 8,192 byte pairs. analogies: beside a source of characters stand the targets of so many
+    sources that begin most like it, and of so many that end most like it; see `Analogies`. The other fields are those
+    of `Pairs`.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -167,6 +178,7 @@ class PairsSpec(SequencesSpec):
     source_tokens: Tokens = "characters"
     target_tokens: Tokens = "characters"
     vocabulary: int | None = None
+    analogies: int = 0
     validation: float = 0.02
     bucket: int = 256
     buffer_rows: int = 16_384
@@ -174,10 +186,14 @@ class PairsSpec(SequencesSpec):
     def build(self, *, device: str = "cpu") -> Pairs:
         """Read the files and learn the vocabularies."""
         pairs = read_pairs(self.paths)
+        source = learned_vocabulary(self.source_tokens, (pair.source for pair in pairs), self.vocabulary)
+        target = learned_vocabulary(self.target_tokens, (pair.target for pair in pairs), self.vocabulary)
+        held = _held_out(np.array([pair.document for pair in pairs]), self.validation)
+        known = [pair for pair, is_held in zip(pairs, held, strict=True) if not is_held]
         return Pairs(
             pairs,
-            source=learned_vocabulary(self.source_tokens, (pair.source for pair in pairs), self.vocabulary),
-            target=learned_vocabulary(self.target_tokens, (pair.target for pair in pairs), self.vocabulary),
+            source=with_analogies(source, target, known, self.analogies),
+            target=target,
             validation=self.validation,
             bucket=self.bucket,
             buffer_rows=self.buffer_rows,
@@ -189,6 +205,20 @@ def learned_vocabulary(tokens: Tokens, texts: Iterator[str], size: int | None = 
     if tokens not in VOCABULARIES_OF:
         raise ValueError(f"unknown tokens {tokens!r}; {nearest(tokens, VOCABULARIES_OF)}")
     return VOCABULARIES_OF[tokens].learned(texts, size=size)
+
+
+def with_analogies(source: Vocabulary, target: Vocabulary, pairs: Sequence[Pair], alike: int) -> Vocabulary:
+    """Return the vocabulary of sources, with the targets of similar ones out of these pairs beside them if asked for.
+
+    Raises ValueError for sources that are not read by characters.
+    """
+    if alike < 0:
+        raise ValueError(f"analogies must not be negative, got {alike}")
+    if not alike:
+        return source
+    if not isinstance(source, Characters):
+        raise ValueError(f"analogies are found by characters; set source_tokens to them, not to {source.kind}")
+    return Analogies.of(((pair.source, pair.target) for pair in pairs), letters=source, target=target, alike=alike)
 
 
 def read_pairs(paths: Sequence[str]) -> list[Pair]:
@@ -210,6 +240,12 @@ def read_pairs(paths: Sequence[str]) -> list[Pair]:
     if not pairs:
         raise ValueError(f"there are no pairs in {', '.join(paths)}")
     return pairs
+
+
+def _held_out(documents: np.ndarray, share: float) -> np.ndarray:
+    """Say which pairs are held out, given the documents that they belong to."""
+    names, document = np.unique(documents, return_inverse=True)
+    return held_out(len(names), share)[document]
 
 
 def _table(pairs: Sequence[Pair], vocabulary: Vocabulary, *, target: bool) -> torch.Tensor:

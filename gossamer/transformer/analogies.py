@@ -16,13 +16,13 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from itertools import takewhile
+from typing import ClassVar, Self
 
 from gossamer.transformer.vocabulary import SPECIAL, Characters, Vocabulary
 
 __all__ = ["Analogies"]
 
-BAR = "|"
 NEARBY = 4
 """Examples on either side, in the order of the alphabet, that are looked at."""
 
@@ -37,6 +37,8 @@ class Analogies(Vocabulary):
     """
 
     kind: ClassVar[str] = "analogies"
+    noun: ClassVar[str] = "symbol"
+    joint: ClassVar[str] = " "
     letters: Characters
     target: Vocabulary
     sources: tuple[str, ...]
@@ -50,28 +52,34 @@ class Analogies(Vocabulary):
         if self.alike < 1:
             raise ValueError(f"alike must be at least 1, got {self.alike}")
 
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]], *, letters: Characters, target: Vocabulary, alike: int = 1) -> Self:
+        """Return the vocabulary with these pairs as examples; of several targets of a source the first is told."""
+        told: dict[str, str] = {}
+        for one, other in pairs:
+            told.setdefault(one, other)
+        return cls(letters=letters, target=target, sources=tuple(told), targets=tuple(told.values()), alike=alike)
+
     def __len__(self) -> int:
-        return len(self.letters) + len(BAR) + len(self.target) - len(SPECIAL)
+        return self._first + len(self.target) - len(SPECIAL)
 
     def encode(self, text: str, *, unknown: int | None = None) -> list[int]:
         """Return the ids of a source and, after a bar each, of its examples' targets."""
-        ids, bar = self.letters.encode(text, unknown=unknown), len(self.letters)
+        ids = self.letters.encode(text, unknown=unknown)
         for number in self.examples(text):
-            ids += [bar, *(bar + len(BAR) + index - len(SPECIAL) for index in self.target.encode(self.targets[number]))]
+            told = self.target.encode(self.targets[number])
+            ids += [self._bar, *(self._first + index - len(SPECIAL) for index in told)]
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the source alone."""
-        ids = list(ids)
-        bar = len(self.letters)
-        return self.letters.decode(ids[: ids.index(bar)] if bar in ids else ids)
+        return self.letters.decode(takewhile(lambda index: index != self._bar, ids))
 
     def token(self, index: int) -> str:
         """Return what an id stands for."""
-        bar = len(self.letters)
-        if index < bar:
+        if index < self._bar:
             return self.letters.token(index)
-        return BAR if index == bar else self.target.token(index - bar - len(BAR) + len(SPECIAL))
+        return "|" if index == self._bar else self.target.token(index - self._first + len(SPECIAL))
 
     def examples(self, text: str) -> list[int]:
         """Return the numbers of the examples: those that begin most like a source, then those that end most like it.
@@ -80,6 +88,16 @@ class Analogies(Vocabulary):
         """
         forward, backward = self._orders
         return [*self._next_to(text, forward), *self._next_to(text[::-1], backward)]
+
+    @property
+    def _bar(self) -> int:
+        """The id of the bar; those of the letters are below it."""
+        return len(self.letters)
+
+    @property
+    def _first(self) -> int:
+        """The first id of what targets are made of."""
+        return self._bar + 1
 
     def _next_to(self, text: str, order: list[tuple[str, int]]) -> list[int]:
         """Return the examples with the longest common beginning: they are side by side in the order of the alphabet."""

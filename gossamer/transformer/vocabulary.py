@@ -38,7 +38,13 @@ class UnknownTokenError(ValueError):
 
 
 class Vocabulary(Spec):
-    """The family of vocabularies. `len` is the number of ids, the four special ones included."""
+    """The family of vocabularies. `len` is the number of ids, the four special ones included.
+
+    noun: what one token is called. joint: what stands between two of them.
+    """
+
+    noun: ClassVar[str] = "token"
+    joint: ClassVar[str] = ""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -61,10 +67,8 @@ class Vocabulary(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Vocabulary):
-    """A list of tokens; the id of the first is 4. joint: what stands between two of them."""
+    """A list of tokens; the id of the first is 4."""
 
-    joint: ClassVar[str] = ""
-    noun: ClassVar[str]
     tokens: tuple[str, ...]
 
     def __post_init__(self) -> None:

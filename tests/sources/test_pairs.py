@@ -12,6 +12,7 @@ from gossamer.sources.assets import MissingAsset
 from gossamer.sources.cmudict import CmudictSpec, Entries, read_dictionary, split
 from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs, PairsSpec, read_pairs
 from gossamer.sources.source import Feed
+from gossamer.transformer.analogies import Analogies
 from gossamer.transformer.files import load_vocabularies
 from gossamer.transformer.translator import VOCABULARIES
 from gossamer.transformer.vocabulary import END, PAD, START, Characters
@@ -92,6 +93,23 @@ def test_what_is_no_pair_is_refused(tmp_path: Path):
         PairsSpec(paths=(str(path),), source_tokens="caracters")  # pyright: ignore
 
 
+def test_no_target_that_is_held_out_is_told_as_an_analogy(tmp_path: Path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{number}\t{str(number)[::-1]}\n" for number in range(100, 400)))
+    spec = PairsSpec(paths=(str(path),), validation=0.3, analogies=2)
+    source = spec.build()
+    held, vocabulary = {pair.source for pair in source.held_out()}, source.vocabularies[SOURCE]
+    assert isinstance(vocabulary, Analogies)
+    assert len(held) == 90
+    assert set(vocabulary.sources) == set(map(str, range(100, 400))) - held
+    assert set(spec.references()) == held, "the bare source is what users give"
+    assert source.widths[SOURCE] == 3 + 4 * 4 + 1
+    with pytest.raises(ValueError, match="analogies are found by characters; set source_tokens to them, not to words"):
+        spec.replace(source_tokens="words").build()
+    with pytest.raises(ValueError, match="analogies must not be negative, got -1"):
+        spec.replace(analogies=-1).build()
+
+
 @pytest.fixture(scope="module")
 def entries() -> Entries:
     try:
@@ -119,6 +137,14 @@ class TestCmudict:
         assert {pair.source for pair in source.held_out()} == set(parts["validation"])
         trained = {source._pairs[number].source for number in source._train}
         assert trained == set(parts["train"][:2000])
+
+    def test_analogies_are_words_that_are_trained_on(self, entries):
+        source = CmudictSpec(words=2000, analogies=1).build()
+        vocabulary = source.vocabularies[SOURCE]
+        assert isinstance(vocabulary, Analogies)
+        assert vocabulary.sources == tuple(split(entries, "train")[:2000])
+        assert all(said == entries[word][0] for word, said in zip(vocabulary.sources, vocabulary.targets, strict=True))
+        assert vocabulary.target == source.vocabularies[TARGET]
 
     def test_the_split_does_not_depend_on_the_order_of_the_words(self, entries):
         assert split(dict(reversed(entries.items())), "test") == split(entries, "test")

@@ -14,7 +14,7 @@ import gossamer as gs
 from gossamer.evaluate.translation import evaluate_translations
 from gossamer.sources.assets import MissingAsset, locate
 from gossamer.sources.cmudict import CmudictSpec
-from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs
+from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs, PairsSpec
 from gossamer.training.recipe import Recipe
 from gossamer.training.run import Run, RunSpec, take_weights
 from gossamer.training.sequences import fitted, trimmed
@@ -87,6 +87,24 @@ def test_a_run_is_a_folder_that_can_be_opened(tmp_path: Path):
     assert len(Translator.open(tmp_path / "run").translate(["370"])) == 1
     with pytest.raises(ValueError, match="0 autoencoders"):
         run.autoencoder  # noqa: B018
+
+
+def test_a_run_by_analogy_keeps_its_examples(tmp_path: Path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{number}\t{str(number)[::-1]}\n" for number in range(100, 400)))
+    described = PairsSpec(paths=(str(path),), analogies=1, bucket=32)
+    source = described.build()
+    model = fitted(SMALL, source).build()
+    train = TrainSpec(rows=32 * 4, batch=32, learning_rate=1e-2)
+    gs.train(model, source, train, out=tmp_path / "run", described=described, quiet=True)
+    assert evaluate_translations(tmp_path / "run", quiet=True).score.sources == source.validation_rows
+    path.unlink()
+    translator = Translator.open(tmp_path / "run")
+    (made,) = translator.translate(["4711"])
+    weights, read, said = translator.attention("4711", made.hypotheses[0].ids)
+    assert read[:5] == ["4", "7", "1", "1", "|"]
+    assert read.count("|") == 2
+    assert weights.shape == (1, 2, len(said), len(read))
 
 
 def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path):
