@@ -4,7 +4,8 @@
 
 In each round, in turn: ours, Hugging Face's T5 and Marian with `generate`, and `torch.nn.Transformer` without a cache.
 All have the same layers, width, heads, hidden width and vocabulary, random weights, and say exactly as many ids as
-asked for: greedily in float32, then in bfloat16, then with five beams. Then a training step of ours and of
+asked for: greedily in float32, then in bfloat16, then with five beams. Beside them stand the products with weights that
+all of them need, and nothing else, by torch. Then a training step of ours and of
 `torch.nn.Transformer`: embeddings, forward pass with dropout, cross-entropy, backward pass, Adam. Printed are medians
 over the rounds, and ratios of them.
 """
@@ -111,6 +112,26 @@ def marian(spec: TransformerSpec) -> Any:
     ).eval()
 
 
+def products(spec: TransformerSpec, batch: int, longest: int, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """Nothing but the products with weights that greedy generation takes in any library, by torch."""
+    width, hidden = spec.width, spec.hidden
+    layer = [(3 * width, width), (width, width), (hidden, width), (width, hidden)]
+    once = spec.encoder_layers * layer + spec.decoder_layers * [(2 * width, width)]  # keys and values of the memory
+    each = spec.decoder_layers * [*layer, (width, width), (width, width)] + [(spec.target or 0, width)]
+
+    def factors(rows: int, shapes: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.randn(rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)) for outer, inner in shapes]
+
+    first, later = factors(batch * longest, once), factors(batch, each)
+
+    def multiply() -> Tensor:
+        for x, weight in (*first, *(later * longest)):
+            x @ weight.T
+        return torch.empty(batch, longest)
+
+    return multiply
+
+
 def generators(
     spec: TransformerSpec, source: Tensor, longest: int, dtype: torch.dtype, beam: int
 ) -> dict[str, Callable[[], Tensor]]:
@@ -130,6 +151,7 @@ def generators(
         )[:, 1:]
     if beam == 1:
         work["torch.nn.Transformer, no cache"] = lambda: plain.generate(source, longest)
+        work["products with weights alone"] = products(spec, len(source), longest, dtype)
     return work
 
 
