@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from typing import ClassVar, Self
@@ -41,8 +41,8 @@ class Analogies(Vocabulary):
     joint: ClassVar[str] = " "
     letters: Characters
     target: Vocabulary
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
+    sources: tuple[str, ...] = field(repr=False)
+    targets: tuple[str, ...] = field(repr=False)
     alike: int = 1
 
     def __post_init__(self) -> None:
