@@ -43,6 +43,7 @@ def translate(
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT ...")],
     *,
+    together: tuple[str, ...] = (),
     beam: int = 1,
     length_penalty: float = 1.0,
     longest: int = 64,
@@ -59,6 +60,7 @@ def translate(
     Args:
         run: The folder of a run.
         texts: Sources, each in quotation marks if it holds spaces.
+        together: Folders of further runs that have a say in every token: the mean of the probabilities counts.
         beam: Hypotheses that are kept while searching; 1 takes the likeliest token at each step.
         length_penalty: How much longer targets are favored by beam search; 0 not at all.
         longest: Tokens of a target at most.
@@ -89,7 +91,7 @@ def translate(
         top_p=top_p,
         seed=seed,
     )
-    translator = Translator.open(run, device=str(resolve_device(device)))
+    translator = Translator.open(run, together=together, device=str(resolve_device(device)))
     translations = translator.translate(texts, decoding)
     for translation in translations:
         for hypothesis in translation.hypotheses[:best]:
@@ -101,6 +103,7 @@ def translate(
 def evaluate(
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
+    together: tuple[str, ...] = (),
     beam: int = 1,
     length_penalty: float = 1.0,
     sources: int | None = None,
@@ -112,6 +115,7 @@ def evaluate(
 
     Args:
         run: The folder of a run.
+        together: Folders of further runs that have a say in every token: the mean of the probabilities counts.
         beam: Hypotheses that are kept while searching.
         length_penalty: How much longer targets are favored by beam search; 0 not at all.
         sources: So many of them, drawn at random; all by default.
@@ -121,7 +125,7 @@ def evaluate(
     from gossamer.transformer.generate import Decoding
 
     decoding = Decoding(beam=beam, length_penalty=length_penalty)
-    result = evaluate_translations(run, decoding=decoding, sources=sources, device=device)
+    result = evaluate_translations(run, together=together, decoding=decoding, sources=sources, device=device)
     score = result.score
     print(f"error rate        {score.error_rate:.2%} of {score.sources:,} sources")
     print(f"token error rate  {score.token_error_rate:.2%}")

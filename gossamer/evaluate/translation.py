@@ -34,11 +34,12 @@ PICTURES = 3
 
 @dataclass(frozen=True)
 class TranslationScore:
-    """Error rates of a run, and how they were measured. seconds: for all sources together."""
+    """Error rates of a run, and how they were measured. seconds: for all sources. together: runs that had a say."""
 
     score: SequenceScore
     decoding: Decoding
     seconds: float
+    together: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, object]:
         """Return the figures as plain values."""
@@ -48,12 +49,14 @@ class TranslationScore:
             "sources": self.score.sources,
             "decoding": self.decoding.to_dict(),
             "seconds": round(self.seconds, 1),
+            "together": list(self.together),
         }
 
 
 def evaluate_translations(
     run: str | Path,
     *,
+    together: Sequence[str | Path] = (),
     decoding: Decoding | None = None,
     sources: int | None = None,
     device: str = "auto",
@@ -62,7 +65,7 @@ def evaluate_translations(
     """Measure a finished run on sources that its training never saw; any of several references counts.
 
     Writes into the run's folder evaluation.json, errors.tsv (source, what was said, the nearest reference, edits) and
-    attention.png. sources: so many, drawn at random; None: all.
+    attention.png. together: other runs that have a say in each id. sources: so many, drawn at random; None: all.
 
     Raises ValueError if the run is none of a transformer's, has not finished, or its source cannot be built again.
     """
@@ -72,7 +75,7 @@ def evaluate_translations(
         raise ValueError(f"{run} is no run of a transformer on pairs (its source is {spec.kind!r}); try gossamer eval")
     if sources is not None and sources < 1:
         raise ValueError(f"sources must be at least 1, got {sources}")
-    translator = Translator.open(run, device=str(resolve_device(device)))
+    translator = Translator.open(run, together=together, device=str(resolve_device(device)))
     references = spec.references()
     names = list(references)
     chosen = [names[number] for number in np.random.default_rng(0).permutation(len(names))[:sources]]
@@ -84,7 +87,7 @@ def evaluate_translations(
             progress.advance(len(made), {})
     seconds = time.monotonic() - began
     score = score_sequences(chosen, [one.text for one in made], [references[name] for name in chosen])
-    result = TranslationScore(score, decoding, seconds)
+    result = TranslationScore(score, decoding, seconds, tuple(map(str, together)))
     _write(run, result)
     draw_attention(translator, made[:PICTURES], run / "attention.png")
     return result

@@ -17,13 +17,13 @@ from gossamer.kernels import backend
 from gossamer.kernels.threads import in_blocks, thread_count
 from gossamer.spec import Spec
 from gossamer.transformer.layers import visible
-from gossamer.transformer.steps import NEVER, Steps
+from gossamer.transformer.steps import NEVER, JointSteps, Steps
 from gossamer.transformer.vocabulary import END, PAD
 
 if TYPE_CHECKING:
     from gossamer.transformer.model import Transformer
 
-__all__ = ["Decoding", "Generated", "generate"]
+__all__ = ["Decoding", "Generated", "generate", "generate_jointly"]
 
 
 ROWS = 8
@@ -106,30 +106,55 @@ def generate(model: Transformer, source: Tensor | None, prompt: Tensor | None, d
     Raises ValueError for a source or prompt that is missing or empty, a beam larger than the vocabulary, or targets
     longer than the table of positions.
     """
-    prompt = _checked(model, source, prompt, decoding)
-    compiled = _compiled(model) if len(prompt) * decoding.beam * decoding.longest >= WORTH else None
+    return generate_jointly([model], [source], prompt, decoding)
+
+
+def generate_jointly(
+    models: Sequence[Transformer], sources: Sequence[Tensor | None], prompt: Tensor | None, decoding: Decoding
+) -> Generated:
+    """Return targets that several models say together: p(y_t | y_<t, x) is the mean of their probabilities.
+
+    sources: of each model, in its own vocabulary; row by row they mean the same. Raises ValueError as `generate` does,
+    and for models with different target vocabularies or on different devices.
+    """
+    given = [_checked(*one, prompt, decoding) for one in zip(models, sources, strict=True)]
+    prompt = given[0]
+    kinds = {
+        (model.decoding()[1].out_features, model.device, len(prompt))
+        for model, prompt in zip(models, given, strict=True)
+    }
+    if len(kinds) > 1:
+        raise ValueError("models that speak together have one target vocabulary, one device, and a source for each row")
+    worth = len(prompt) * decoding.beam * decoding.longest >= WORTH
+    compiled = [_compiled(model) if worth else None for model in models]
 
     @torch.no_grad()
     def search(first: int, last: int) -> Generated:
-        read, given = None if source is None else source[first:last], prompt[first:last]
-        steps = (compiled or Steps)(
-            model,
-            batch=len(given) * decoding.beam,
-            longest=prompt.shape[1] + decoding.longest,
-            memory=None if read is None else model.encode(read),
-            mask=None if read is None else visible(read, PAD),
-        )
-        return _Beams(steps, given, decoding).search() if decoding.beam > 1 else _single(steps, given, decoding)
+        begun, members = prompt[first:last], []
+        for model, source, make in zip(models, sources, compiled, strict=True):
+            read = None if source is None else source[first:last]
+            steps = (make or Steps)(
+                model,
+                batch=len(begun) * decoding.beam,
+                longest=prompt.shape[1] + decoding.longest,
+                memory=None if read is None else model.encode(read),
+                mask=None if read is None else visible(read, PAD),
+            )
+            members.append(steps)
+        steps = members[0] if len(members) == 1 else JointSteps(members)
+        return _Beams(steps, begun, decoding).search() if decoding.beam > 1 else _single(steps, begun, decoding)
 
-    training = model.training
-    model.eval()
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
     try:
-        if compiled is None or decoding.draws:  # rows that are drawn share one generator
+        if None in compiled or decoding.draws:  # rows that are drawn share one generator
             return search(0, len(prompt))
         block = max(ROWS, -(-len(prompt) // thread_count()))
         return Generated.joined(in_blocks(search, len(prompt), block=block))
     finally:
-        model.train(training)
+        for model, was in zip(models, training, strict=True):
+            model.train(was)
 
 
 def _compiled(model: Transformer) -> Callable[..., Steps] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +14,7 @@ from gossamer.transformer.vocabulary import PAD, START
 if TYPE_CHECKING:
     from gossamer.transformer.model import Transformer
 
-__all__ = ["NEVER", "Steps"]
+__all__ = ["NEVER", "JointSteps", "Steps"]
 
 NEVER = [PAD, START]
 """Ids that are never said."""
@@ -52,3 +54,20 @@ class Steps:
             cache.rows(which, sources)
         if self.mask is not None and sources is not None:
             self.mask = self.mask[sources]
+
+
+class JointSteps(Steps):
+    """Several models that say the same: p(y_t | y_<t, x) is the mean of their probabilities."""
+
+    def __init__(self, members: Sequence[Steps]) -> None:
+        self.members = members
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Return log p of each id after some more ids, `(rows, target ids)`."""
+        each = torch.stack([member.logits(ids).log_softmax(dim=1) for member in self.members])
+        return each.logsumexp(dim=0) - math.log(len(each))
+
+    def rows(self, which: Tensor, sources: Tensor | None) -> None:
+        """Keep these rows, in this order, and these sources; None: the sources stay as they are."""
+        for member in self.members:
+            member.rows(which, sources)

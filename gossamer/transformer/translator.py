@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gossamer.transformer.files import load_transformer, load_vocabularies
-from gossamer.transformer.generate import Decoding, generate
+from gossamer.transformer.generate import Decoding, generate_jointly
 from gossamer.transformer.model import Transformer
 from gossamer.transformer.vocabulary import END, PAD, START, Vocabulary
 
@@ -47,25 +47,32 @@ class Translation:
 
 
 class Translator:
-    """Map texts to texts."""
+    """Map texts to texts.
 
-    def __init__(self, model: Transformer, source: Vocabulary, target: Vocabulary) -> None:
+    others: further translators that have a say in every id, each with sources of its own: `generate_jointly`.
+    """
+
+    def __init__(
+        self, model: Transformer, source: Vocabulary, target: Vocabulary, *, others: Sequence[Translator] = ()
+    ) -> None:
         for side, vocabulary, ids in (("source", source, model.spec.source), ("target", target, model.spec.target)):
             if len(vocabulary) != ids:
                 raise ValueError(f"the {side}'s vocabulary has {len(vocabulary)} ids, but the transformer knows {ids}")
-        self.model, self.source, self.target = model, source, target
+        if any(other.target != target for other in others):
+            raise ValueError("translators that speak together need the same target vocabulary")
+        self.model, self.source, self.target, self.others = model, source, target, tuple(others)
 
     @classmethod
-    def open(cls, run: str | Path, *, device: str = "cpu") -> Translator:
-        """Open the run of a transformer that has finished; raises ValueError if there is none."""
-        run = Path(run)
+    def open(cls, run: str | Path, *, together: Sequence[str | Path] = (), device: str = "cpu") -> Translator:
+        """Open the run of a transformer that has finished, and others that have a say; raises ValueError without."""
+        run, others = Path(run), [cls.open(other, device=device) for other in together]
         source, target = load_vocabularies(run / VOCABULARIES)
         if not (run / MODEL).is_dir():
             raise ValueError(f"{run} has not finished; go on with it: gossamer train --resume {run}")
         model = load_transformer(run / MODEL, device=device)
         if source is None or target is None:
             raise ValueError(f"{run} holds a transformer with one side only; it cannot translate")
-        return cls(model, source, target)
+        return cls(model, source, target, others=others)
 
     def translate(self, texts: Sequence[str], decoding: Decoding | None = None) -> list[Translation]:
         """Return the targets of texts, in their order; texts of like length are translated together.
@@ -73,20 +80,22 @@ class Translator:
         Raises ValueError for a text that is empty, too long, or holds what the vocabulary does not know.
         """
         decoding = decoding or Decoding()
-        ids = [self.encode(text) for text in texts]
-        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        members = (self, *self.others)
+        models, ids = [one.model for one in members], [[one.encode(text) for text in texts] for one in members]
+        order = sorted(range(len(texts)), key=lambda row: len(ids[0][row]))
         done: dict[int, Translation] = {}
         while order:
-            batch = max(1, TOKENS // (len(ids[order[0]]) * decoding.beam))
+            batch = max(1, TOKENS // (len(ids[0][order[0]]) * decoding.beam))
             rows, order = order[:batch], order[batch:]
-            made = generate(self.model, padded([ids[row] for row in rows]).to(self.model.device), None, decoding)
+            sources = [padded([side[row] for row in rows]).to(self.model.device) for side in ids]
+            made = generate_jointly(models, sources, None, decoding)
             for row, hypotheses, totals in zip(rows, made.ids.tolist(), made.log_probabilities.tolist(), strict=True):
                 likely = [pair for pair in zip(hypotheses, totals, strict=True) if pair[1] > -math.inf]
                 done[row] = Translation(texts[row], tuple(self._hypothesis(*pair) for pair in likely))
-        return [done[row] for row in range(len(ids))]
+        return [done[row] for row in range(len(texts))]
 
     def attention(self, text: str, target: Sequence[int]) -> tuple[Tensor, list[str], list[str]]:
-        """Return what a target attended to: weights, and the tokens of either side.
+        """Return what a target attended to in this translator's own model: weights, and the tokens of either side.
 
         target: its ids, without START. weights: `(layers, heads, target length, source length)`; row t is what the
         decoder saw when it said token t.

@@ -98,6 +98,8 @@ def test_a_run_by_analogy_keeps_its_examples(tmp_path: Path):
     train = TrainSpec(rows=32 * 4, batch=32, learning_rate=1e-2)
     gs.train(model, source, train, out=tmp_path / "run", described=described, quiet=True)
     assert evaluate_translations(tmp_path / "run", quiet=True).score.sources == source.validation_rows
+    twice = evaluate_translations(tmp_path / "run", together=[tmp_path / "run"], quiet=True)
+    assert twice.summary()["together"] == [str(tmp_path / "run")]
     path.unlink()
     translator = Translator.open(tmp_path / "run")
     (made,) = translator.translate(["4711"])

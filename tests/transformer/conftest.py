@@ -38,10 +38,10 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return lively(spec_of(request.param))
 
 
-def lively(spec: TransformerSpec) -> Transformer:
+def lively(spec: TransformerSpec, *, seed: int = 2) -> Transformer:
     """A transformer whose attention and logits are far from uniform, so that a mistake shows."""
     model = spec.build(seed=1).eval()
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_((0.5 if weight.dim() == 2 else 0.1) * torch.randn(weight.shape, generator=generator))

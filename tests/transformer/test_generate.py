@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from gossamer.transformer import Decoding, Transformer
-from gossamer.transformer.generate import _Beams
+from gossamer.transformer.generate import _Beams, generate_jointly
 from gossamer.transformer.layers import visible
 from gossamer.transformer.steps import Steps
 from gossamer.transformer.vocabulary import END, PAD, START
@@ -67,6 +67,45 @@ def test_a_beam_of_one_is_greedy(model: Transformer):
         steps = Steps(model, batch=rows, longest=21, memory=memory, mask=mask)
         made = _Beams(steps, model.start(rows), Decoding(longest=20, beam=1)).search()
     assert torch.equal(made.ids, model.generate(source, longest=20).ids)
+
+
+@torch.no_grad()
+def test_models_together_say_what_is_likeliest_in_the_mean_of_their_probabilities():
+    """Each reads sources of its own, here one of them with ids and lengths that the other does not know."""
+    models = [lively(spec_of()), lively(spec_of(source=SOURCE + 5, encoder_layers=1), seed=8)]
+    sources = [sequences(6, SOURCE, seed=1), sequences(6, SOURCE + 5, seed=2).repeat(1, 2)]
+    made = generate_jointly(models, sources, None, Decoding(longest=12))
+    ids, total = models[0].start(6), torch.zeros(6, dtype=torch.float64)
+    ended = torch.zeros(6, dtype=torch.bool)
+    for _ in range(12):
+        pairs = zip(models, sources, strict=True)
+        mean = torch.stack([model(source, ids)[:, -1].double().softmax(dim=1) for model, source in pairs]).mean(dim=0)
+        mean[:, [PAD, START]] = 0
+        best, chosen = mean.max(dim=1)
+        total += best.log().masked_fill(ended, 0)
+        ids = torch.cat([ids, chosen.masked_fill(ended, PAD)[:, None]], dim=1)
+        ended |= chosen == END
+    assert torch.equal(made.ids[:, 0], ids[:, 1:])
+    assert_close(made.log_probabilities[:, 0], total, rtol=1e-5, atol=1e-5)
+    alone = [model.generate(source, longest=12).ids for model, source in zip(models, sources, strict=True)]
+    assert not any(torch.equal(made.ids, one) for one in alone), "both say the same: the test shows nothing"
+
+
+def test_a_model_together_with_itself_says_what_it_says_alone():
+    model, source = lively(spec_of()), sequences(6, SOURCE, seed=1)
+    for options in ({}, {"beam": 3}, {"temperature": 0.7, "seed": 3}):
+        alone = model.generate(source, longest=10, **options)
+        twice = generate_jointly([model, model], [source, source], None, Decoding(longest=10, **options))
+        assert torch.equal(twice.ids, alone.ids)
+        assert_close(twice.scores, alone.scores, rtol=1e-5, atol=1e-5)
+
+
+def test_models_that_cannot_speak_together_are_refused():
+    model, source = lively(spec_of()), sequences(6, SOURCE, seed=1)
+    with pytest.raises(ValueError, match="one target vocabulary, one device, and a source for each row"):
+        generate_jointly([model, lively(spec_of(target=7))], [source, source], None, Decoding())
+    with pytest.raises(ValueError, match="one target vocabulary, one device, and a source for each row"):
+        generate_jointly([model, model], [source, source[:5]], None, Decoding())
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0])

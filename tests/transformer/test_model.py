@@ -173,6 +173,19 @@ class TestTranslator:
         save_transformer(translator.model, tmp_path / MODEL)
         assert Translator.open(tmp_path).translate(["bad"]) == translator.translate(["bad"])
 
+    def test_translators_together_say_what_both_find_likely(self, translator: Translator, tmp_path):
+        other = Translator(lively(spec_of(target=10), seed=8), self.source, self.target)
+        for name, one in (("one", translator), ("other", other)):
+            save_transformer(one.model, tmp_path / name / MODEL)
+            save_vocabularies(self.source, self.target, tmp_path / name / VOCABULARIES)
+        texts = ["bad", "a", "fadedbeef", "cab"]
+        both = Translator.open(tmp_path / "one", together=[tmp_path / "other"]).translate(texts)
+        assert both == Translator(translator.model, self.source, self.target, others=[other]).translate(texts)
+        assert both not in (translator.translate(texts), other.translate(texts))
+        strange = Translator(lively(spec_of(target=9)), self.source, Phonemes(tokens=("A", "B", "C", "D", "E")))
+        with pytest.raises(ValueError, match="need the same target vocabulary"):
+            Translator(translator.model, self.source, self.target, others=[strange])
+
     def test_attention_fits_the_tokens(self, translator: Translator):
         made = translator.translate(["fade"])[0].hypotheses[0]
         weights, source, target = translator.attention("fade", made.ids)
