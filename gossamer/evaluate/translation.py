@@ -101,7 +101,7 @@ def draw_attention(translator: Translator, translations: Sequence[Translation], 
     maps = []
     for one in translations:
         weights, source, target = translator.attention(one.source, one.hypotheses[0].ids)
-        maps.append((weights[-1].mean(dim=0).numpy(), source, target))
+        maps.append((one.source, weights[-1].mean(dim=0).numpy(), source, target))
     figure = attention_map(maps)
     replace_file(Path(path), lambda temporary: figure.savefig(temporary, format=kind, dpi=120))
 

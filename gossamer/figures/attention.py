@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AttentionMap", "attention_map"]
 
-AttentionMap: TypeAlias = tuple[np.ndarray, Sequence[str], Sequence[str]]
-"""Weights `(target length, source length)`, the source's tokens, the target's tokens."""
+AttentionMap: TypeAlias = tuple[str, np.ndarray, Sequence[str], Sequence[str]]
+"""What is written above it, weights `(target length, source length)`, the source's tokens, the target's tokens."""
 
 CELL = 0.34
 """Inches of a token."""
@@ -30,17 +30,18 @@ def attention_map(maps: Sequence[AttentionMap]) -> Figure:
     """
     if not maps:
         raise ValueError("there is no attention to draw")
-    for weights, source, target in maps:
+    for _, weights, source, target in maps:
         if weights.shape != (len(target), len(source)):
             raise ValueError(
                 f"weights of shape {weights.shape} do not fit {len(target)} target and {len(source)} source tokens"
             )
-    widths = [CELL * len(source) + 1.0 for _, source, _ in maps]
+    widths = [CELL * len(source) + 1.0 for *_, source, _ in maps]
     height = CELL * max(len(target) for *_, target in maps) + 1.1
     figure = empty_figure(sum(widths), height)
     axes = figure.subplots(1, len(maps), width_ratios=widths, squeeze=False)[0]
-    for place, (weights, source, target) in zip(axes, maps, strict=True):
+    for place, (title, weights, source, target) in zip(axes, maps, strict=True):
         _draw(place, weights, source, target)
+        heading(place, title, size=10)
     return figure
 
 
@@ -60,8 +61,6 @@ def _draw(axes: Axes, weights: np.ndarray, source: Sequence[str], target: Sequen
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(False)
     axes.xaxis.label.set(color=MUTED)
-    word = "".join(token for token in source if not token.startswith("<"))
-    heading(axes, word, size=10)
 
 
 def _shown(token: str) -> str:
