@@ -43,7 +43,7 @@ def translate(
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT ...")],
     *,
-    together: tuple[str, ...] = (),
+    together: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")] = (),
     beam: int = 1,
     length_penalty: float = 1.0,
     longest: int = 64,
@@ -103,7 +103,7 @@ def translate(
 def evaluate(
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
-    together: tuple[str, ...] = (),
+    together: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")] = (),
     beam: int = 1,
     length_penalty: float = 1.0,
     sources: int | None = None,

@@ -69,8 +69,8 @@ class DecoderArrays:
 class CompiledSteps(Steps):
     """`Steps` by compiled loops. What is remembered stays where it was written: rows say where theirs is."""
 
-    def __init__(self, arrays: DecoderArrays, model: Transformer, **options: Any) -> None:
-        super().__init__(model, **options)
+    def __init__(self, arrays: DecoderArrays, model: Transformer, source: Tensor | None, **options: Any) -> None:
+        super().__init__(model, source, **options)
         self._arrays = arrays
         self._rooms = [_arrays(cache.own.room()) for cache in self.caches]
         memories = [_arrays(cache.memory.room()) for cache in self.caches if cache.memory is not None]

@@ -16,7 +16,6 @@ from torch import Tensor
 from gossamer.kernels import backend
 from gossamer.kernels.threads import in_blocks, thread_count
 from gossamer.spec import Spec
-from gossamer.transformer.layers import visible
 from gossamer.transformer.steps import NEVER, JointSteps, Steps
 from gossamer.transformer.vocabulary import END, PAD
 
@@ -117,30 +116,22 @@ def generate_jointly(
     sources: of each model, in its own vocabulary; row by row they mean the same. Raises ValueError as `generate` does,
     and for models with different target vocabularies or on different devices.
     """
-    given = [_checked(*one, prompt, decoding) for one in zip(models, sources, strict=True)]
-    prompt = given[0]
-    kinds = {
-        (model.decoding()[1].out_features, model.device, len(prompt))
-        for model, prompt in zip(models, given, strict=True)
-    }
-    if len(kinds) > 1:
+    prompts = [_checked(*one, prompt, decoding) for one in zip(models, sources, strict=True)]
+    prompt, longest = prompts[0], prompts[0].shape[1] + decoding.longest
+    kinds = {(model.decoding()[1].out_features, model.device) for model in models}
+    if len(kinds) > 1 or len(set(map(len, prompts))) > 1:
         raise ValueError("models that speak together have one target vocabulary, one device, and a source for each row")
     worth = len(prompt) * decoding.beam * decoding.longest >= WORTH
     compiled = [_compiled(model) if worth else None for model in models]
 
     @torch.no_grad()
     def search(first: int, last: int) -> Generated:
-        begun, members = prompt[first:last], []
-        for model, source, make in zip(models, sources, compiled, strict=True):
-            read = None if source is None else source[first:last]
-            steps = (make or Steps)(
-                model,
-                batch=len(begun) * decoding.beam,
-                longest=prompt.shape[1] + decoding.longest,
-                memory=None if read is None else model.encode(read),
-                mask=None if read is None else visible(read, PAD),
-            )
-            members.append(steps)
+        begun = prompt[first:last]
+        read = [None if source is None else source[first:last] for source in sources]
+        members = [
+            (make or Steps)(model, ids, batch=len(begun) * decoding.beam, longest=longest)
+            for make, model, ids in zip(compiled, models, read, strict=True)
+        ]
         steps = members[0] if len(members) == 1 else JointSteps(members)
         return _Beams(steps, begun, decoding).search() if decoding.beam > 1 else _single(steps, begun, decoding)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gossamer.transformer.layers import visible
 from gossamer.transformer.vocabulary import PAD, START
 
 if TYPE_CHECKING:
@@ -21,19 +22,12 @@ NEVER = [PAD, START]
 
 
 class Steps:
-    """The caches of a batch in generation. memory, mask: of each source; the hypotheses of a beam share theirs."""
+    """The caches of a batch in generation. Hypotheses of a beam share the memory of their source."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        *,
-        batch: int,
-        longest: int,
-        memory: Tensor | None,
-        mask: Tensor | None,
-    ) -> None:
+    def __init__(self, model: Transformer, source: Tensor | None, *, batch: int, longest: int) -> None:
         self.decoder, self.output = model.decoding()
-        self.mask = mask
+        memory = None if source is None else model.encode(source)
+        self.mask = None if source is None else visible(source, PAD)
         self.caches = self.decoder.caches(batch=batch, longest=longest, memory=memory)
 
     def logits(self, ids: Tensor) -> Tensor:

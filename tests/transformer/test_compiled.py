@@ -14,9 +14,7 @@ from gossamer import kernels
 from gossamer.kernels.mkl import product_address
 from gossamer.transformer import Block, Learned, NoPositions, Rotary, Sinusoidal, Transformer
 from gossamer.transformer.generate import _compiled
-from gossamer.transformer.layers import visible
 from gossamer.transformer.steps import NEVER, Steps
-from gossamer.transformer.vocabulary import PAD
 from tests.transformer.conftest import SOURCE, TARGET, lively, sequences, spec_of
 
 if not product_address(torch.float32):
@@ -36,12 +34,10 @@ KINDS = [
 
 def both(model: Transformer, source: Tensor | None, rows: int, share: int = 1) -> tuple[Steps, Steps]:
     """Steps by modules and compiled ones; `share` rows to a source."""
-    memory = None if source is None else model.encode(source)
-    options = {"batch": rows * share, "longest": 12, "memory": memory}
-    options["mask"] = None if source is None else visible(source, PAD)
+    options = {"batch": rows * share, "longest": 12}
     arrays = DecoderArrays.of(model)
     assert arrays is not None
-    return Steps(model, **options), CompiledSteps(arrays, model, **options)
+    return Steps(model, source, **options), CompiledSteps(arrays, model, source, **options)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 
 from gossamer.transformer import Decoding, Transformer
 from gossamer.transformer.generate import _Beams, generate_jointly
-from gossamer.transformer.layers import visible
 from gossamer.transformer.steps import Steps
 from gossamer.transformer.vocabulary import END, PAD, START
 from tests.transformer.conftest import SOURCE, TARGET, lively, sequences, sources_of, spec_of
@@ -62,9 +61,7 @@ def test_a_beam_of_one_is_greedy(model: Transformer):
     source = sources_of(model, 6)
     rows = 1 if source is None else 6
     with torch.no_grad():
-        memory = None if source is None else model.encode(source)
-        mask = None if source is None else visible(source, PAD)
-        steps = Steps(model, batch=rows, longest=21, memory=memory, mask=mask)
+        steps = Steps(model, source, batch=rows, longest=21)
         made = _Beams(steps, model.start(rows), Decoding(longest=20, beam=1)).search()
     assert torch.equal(made.ids, model.generate(source, longest=20).ids)
 
