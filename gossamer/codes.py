@@ -94,14 +94,17 @@ class SparseCodes:
         return dense.index_put((self.row_of_entry(), self.indices), self.values)
 
     def to_csr(self) -> Tensor:
-        """Return a torch sparse CSR tensor that shares these buffers."""
-        return torch.sparse_csr_tensor(self.offsets, self.indices, self.values, size=self.shape, check_invariants=False)
+        """Return a torch sparse CSR tensor, the latents of a row in rising order."""
+        order = (self.row_of_entry() * self.latents + self.indices).argsort()
+        entries = self.indices[order], self.values[order]
+        return torch.sparse_csr_tensor(self.offsets, *entries, size=self.shape, check_invariants=False)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
-        """Return a scipy.sparse.csr_array without the entries that hold zero."""
+        """Return a scipy.sparse.csr_array without the entries that hold zero; bfloat16 becomes float32."""
         import scipy.sparse
 
-        parts = [t.detach().cpu().numpy().copy() for t in (self.values, self.indices, self.offsets)]
+        values = self.values.float() if self.values.dtype == torch.bfloat16 else self.values
+        parts = [t.detach().cpu().numpy().copy() for t in (values, self.indices, self.offsets)]
         matrix = scipy.sparse.csr_array(tuple(parts), shape=self.shape)
         matrix.eliminate_zeros()
         matrix.sort_indices()
@@ -270,5 +273,5 @@ def active_rows(codes: Codes) -> Tensor:
     """Return `(latents,)`: on how many rows each latent is active."""
     if isinstance(codes, DenseCodes):
         return is_active(codes).count_nonzero(dim=0)
-    active = is_active(codes).to(codes.values.dtype)  # bincount would ask the device for the largest index
+    active = is_active(codes).float()  # bincount would ask the device for the largest index
     return active.new_zeros(codes.latents).index_add_(0, codes.indices, active)

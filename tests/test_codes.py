@@ -87,10 +87,19 @@ class TestForms:
         assert csr.shape == codes.shape
         assert torch.equal(csr.to_dense(), codes.to_dense())
 
-    def test_torch_sparse_shares_the_buffers(self, codes: SparseCodes):
-        csr = codes.to_csr()
-        assert csr.values().data_ptr() == codes.values.data_ptr()
-        assert csr.col_indices().data_ptr() == codes.indices.data_ptr()
+    @given(topk_parts())
+    def test_torch_sparse_is_what_torch_takes_for_valid(self, parts: tuple[Tensor, Tensor, int]):
+        csr = SparseCodes.from_topk(parts[0], parts[1], latents=parts[2]).to_csr()
+        buffers = csr.crow_indices(), csr.col_indices(), csr.values()
+        torch.sparse_csr_tensor(*buffers, size=csr.shape, check_invariants=True)
+
+    def test_bfloat16_can_be_looked_at_and_counted(self, codes: SparseCodes):
+        pytest.importorskip("scipy")
+        low = codes.replace_values(codes.values.bfloat16())
+        assert low.to_scipy().dtype == np.float32
+        assert low.to_scipy().toarray().tolist() == DENSE
+        ones = SparseCodes.from_dense(torch.ones(1000, 2, dtype=torch.bfloat16))
+        assert active_rows(ones).tolist() == [1000, 1000]
 
     @given(topk_parts())
     def test_scipy_means_the_same_without_stored_zeros(self, parts: tuple[Tensor, Tensor, int]):

@@ -50,7 +50,7 @@ class AuxK(Auxiliary):
     With residual e = x − x̂ and ê its reconstruction from those latents: ‖e − ê‖² / ‖e‖². The gradient
     reaches the encoder and the decoder rows of the dead latents, and nothing else.
 
-    k: how many dead latents per row; by default the power of two nearest to half the input width.
+    k: how many dead latents per row; by default the power of two nearest to half the width of what is reconstructed.
 
     Gao et al. 2024, appendix A.2 (https://arxiv.org/abs/2406.04093).
     """

@@ -192,7 +192,7 @@ class LinearDecoder(AffineDecoder):
 
 @dataclass(frozen=True, kw_only=True)
 class Skip(Linear):
-    """One affine map of the code and a linear one of the row: x̂ = z W + x S + b.
+    """One affine map of the code and a linear one of the row: x̂ = z W + x Sᵀ + b.
 
     Paulo et al. 2025, "Transcoders beat sparse autoencoders" (https://arxiv.org/abs/2501.18823).
     """
@@ -219,7 +219,7 @@ class SkipDecoder(LinearDecoder):
         self.skip = nn.Parameter(torch.zeros(output_width, input_width))
 
     def forward(self, codes: Codes, x: Tensor | None = None) -> Tensor:
-        """Return z W + x S + b."""
+        """Return z W + x Sᵀ + b."""
         return super().forward(codes) + self._skipped(x)
 
     def residual(self, codes: Codes, target: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:

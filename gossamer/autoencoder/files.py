@@ -57,7 +57,7 @@ def save(sae: SparseAutoencoder, folder: str | Path) -> None:
     """
     folder = Path(folder)
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or (SPEC not in present and present - FILES):
+    if folder.is_file() or present - FILES:
         raise ValueError(f"{folder} holds something else than an autoencoder; choose another folder")
     replace_folder(folder, lambda temporary: write_into(temporary, sae))
 
@@ -187,6 +187,8 @@ def find(folder: Path) -> Path:
     several = sorted(path.parent for path in folder.glob(f"sae/*/{SPEC}"))
     if several:
         raise ValueError(f"{folder} holds {len(several)} autoencoders; choose one: {', '.join(map(str, several))}")
+    if (folder / "transformer").is_dir():
+        raise ValueError(f"{folder} holds a transformer, no autoencoder: gs.transformer.Translator.open opens it")
     raise ValueError(
         f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}; "
         f"if it is a run that was stopped, go on with it: gossamer train --resume {folder}"

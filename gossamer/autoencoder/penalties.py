@@ -298,7 +298,6 @@ class GateReconstruction(Penalty):
     """
 
     kind: ClassVar[str] = "gate-reconstruction"
-    weight: float | None = 1.0
 
     def check(self, spec: AutoencoderSpec) -> None:
         """Raise ValueError unless there are gates, and a linear decoder."""

@@ -125,7 +125,7 @@ def gated(*, input_width: int, latents: int, l0: float | None = None, l1: float 
         input_width=input_width,
         latents=latents,
         sparsity=Gated(),
-        penalties=(L1(**_price(l0, l1)), GateReconstruction()),
+        penalties=(L1(**_price(l0, l1)), GateReconstruction(weight=1.0)),
     )
 
 

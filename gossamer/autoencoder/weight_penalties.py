@@ -50,7 +50,8 @@ class Contractive(Penalty):
 
 @dataclass(frozen=True, kw_only=True)
 class Orthogonality(Penalty):
-    """The mean over latents of the squared cosine of a direction and the one nearest to it, max_{j ≠ i} cos(d_i, d_j)².
+    """The mean over latents of the squared cosine of a direction and the one nearest to it, max(0, max_{j ≠ i} c_ij)²,
+    c_ij = cos(d_i, d_j).
 
     Each step takes a random sample of the latents and looks for the nearest within it.
     sample: how many. Korznikov et al. 2025, "OrtSAE" (https://arxiv.org/abs/2509.22033), who take all, in chunks.

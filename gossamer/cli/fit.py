@@ -37,7 +37,7 @@ def fit(
         rows: Rows to train on; more than there are means further epochs.
         size: Images: side of a patch in pixels, whole pictures if it is left out. Signals: samples of a frame, 256.
         model: Text: an encoder whose sentence embeddings are the rows (minilm, a folder, a hub id) instead of tf-idf.
-        rate: Signals: samples per second, where the files do not say it.
+        rate: Signals: samples per second, where files do not say it; the others are resampled to it.
         seed: Of the initial weights and of the order of rows.
         device: cpu, cuda, cuda:1, ...; auto is the GPU if there is one.
         dry_run: Say what would happen, and stop.
@@ -59,7 +59,7 @@ def fit(
         seed=seed,
         device=device,
     )
-    start(recipe, dry_run=dry_run)
+    start(recipe, dry_run=dry_run, measured=True)
     if not dry_run:
         from gossamer.report.build import report_run
 

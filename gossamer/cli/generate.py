@@ -22,7 +22,7 @@ def generate(
     seed: int = 0,
     ablate: str | None = None,
     steer: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     dtype: str = "auto",
 ) -> None:
     """Print what a model writes: how it goes on with a text, its translation of one, or the transcript of a sound file.
@@ -39,11 +39,12 @@ def generate(
         seed: Of the draws.
         ablate: RUN:LATENT, a feature of an autoencoder inside this model: say what changes when it is taken out.
         steer: RUN:LATENT=VALUE: say what changes when it has this value in every row of its site.
-        device: cpu, cuda, cuda:1, ...
+        device: cpu, cuda, cuda:1, ...; auto is the GPU if there is one.
         dtype: auto, float32, bfloat16 or float16; auto is bfloat16 where that is fast.
     """
     from gossamer.evaluate.writing import parse_ablation, parse_steering, show
     from gossamer.pretrained.generate import open_writer
+    from gossamer.training.devices import resolve_device
     from gossamer.transformer.generate import Decoding
 
     decoding = Decoding(
@@ -64,4 +65,5 @@ def generate(
         change = parse_steering(steer)
     if not given:
         raise ValueError("nothing is given to write about: add a text, or a sound file for Whisper")
-    show(open_writer(model, device=device, dtype=dtype), given, decoding, change=change)
+    writer = open_writer(model, device=str(resolve_device(device)), dtype=dtype)
+    show(writer, given, decoding, change=change)

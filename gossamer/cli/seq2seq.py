@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import tyro
@@ -77,10 +78,11 @@ def translate(
     if not 1 <= best <= beam:
         raise ValueError(f"best is from 1 to beam = {beam}, got {best}")
 
-    from gossamer.evaluate.translation import draw_attention
+    from gossamer.evaluate.translation import draw_attention, picture_kind
     from gossamer.training.devices import resolve_device
     from gossamer.transformer.generate import Decoding
     from gossamer.transformer.translator import Translator
+    from gossamer.transformer.vocabulary import END
 
     decoding = Decoding(
         longest=longest,
@@ -91,11 +93,16 @@ def translate(
         top_p=top_p,
         seed=seed,
     )
+    if attention is not None:
+        picture_kind(attention)
     translator = Translator.open(run, together=together, device=str(resolve_device(device)))
     translations = translator.translate(texts, decoding)
     for translation in translations:
         for hypothesis in translation.hypotheses[:best]:
             print(f"{translation.source}\t{hypothesis.text}\t{hypothesis.log_probability:.3f}")
+    cut = sum(END not in translation.hypotheses[0].ids for translation in translations)
+    if cut:
+        print(f"{cut} of {len(texts)} targets were cut off after {longest} tokens; see --longest", file=sys.stderr)
     if attention is not None:
         draw_attention(translator, translations, attention)
 
@@ -106,6 +113,7 @@ def evaluate(
     together: Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN ...")] = (),
     beam: int = 1,
     length_penalty: float = 1.0,
+    longest: int | None = None,
     sources: int | None = None,
     device: str = "auto",
 ) -> None:
@@ -118,14 +126,21 @@ def evaluate(
         together: Folders of further runs that have a say in every token: the mean of the probabilities counts.
         beam: Hypotheses that are kept while searching.
         length_penalty: How much longer targets are favored by beam search; 0 not at all.
+        longest: Tokens of a target at most; by default 64, or twice those of the longest right target.
         sources: So many of them, drawn at random; all by default.
         device: cpu, cuda, cuda:1, ...; auto is the GPU if there is one.
     """
     from gossamer.evaluate.translation import evaluate_translations
-    from gossamer.transformer.generate import Decoding
 
-    decoding = Decoding(beam=beam, length_penalty=length_penalty)
-    result = evaluate_translations(run, together=together, decoding=decoding, sources=sources, device=device)
+    result = evaluate_translations(
+        run,
+        together=together,
+        beam=beam,
+        length_penalty=length_penalty,
+        longest=longest,
+        sources=sources,
+        device=device,
+    )
     score = result.score
     print(f"error rate        {score.error_rate:.2%} of {score.sources:,} sources")
     print(f"token error rate  {score.token_error_rate:.2%}")

@@ -26,7 +26,7 @@ from gossamer.sources.frames import Frames
 from gossamer.sources.patches import Patches
 from gossamer.storage import replace_file
 
-__all__ = ["Contents", "Report", "compress", "decompress", "decompress_blocks", "inspect"]
+__all__ = ["Contents", "Report", "compress", "decompress", "decompress_blocks", "inspect", "reading_of"]
 
 BLOCK = 4096
 FRAME = 39
@@ -148,8 +148,11 @@ def decompress(path: str | Path, sae: SparseAutoencoder) -> np.ndarray:
         header = reader.header
         blocks = list(_decoded(reader, sae))
         rows = np.concatenate(blocks) if blocks else np.zeros((0, header.width), header.dtype)
+        reading = reading_of(header)
+        if reading.layout is not None and math.prod(reading.shape) > rows.size:
+            raise CodecError(f"{len(rows):,} rows do not make {' × '.join(map(str, reading.shape))} numbers")
         try:
-            return _reading(header).join(rows)
+            return reading.join(rows)
         except ValueError as error:
             raise CodecError(f"its rows do not make what its header says: {error}") from error
 
@@ -186,23 +189,28 @@ def _opened(path: str | Path) -> Iterator[Reader]:
 def _decoded(reader: Reader, sae: SparseAutoencoder) -> Iterator[np.ndarray]:
     header = reader.header
     require_codec(sae)
-    reading = _reading(header)
+    reading = reading_of(header)
     if header.model != model_hash(sae):
         raise CodecError(
             f"it was written with another autoencoder (of {header.width} → {header.latents}, hash {header.model}) than "
             f"the one given ({sae.spec.input_width} → {sae.spec.latents}, hash {model_hash(sae)})"
         )
+    if (header.width, header.latents) != (sae.spec.input_width, sae.spec.latents):
+        raise CodecError(f"its header is damaged: {header.width} → {header.latents} is not what its autoencoder has")
     codec = BlockCodec(
         prediction(sae, step=header.step, reading=reading), np.dtype(header.dtype), residual=header.residual
     )
     for number, section in enumerate(reader.sections()):
+        if not section.is_block:
+            continue
         try:
             yield codec.decode(section.payload, section.rows)
         except (ValueError, AssertionError, IndexError, OverflowError) as error:
             raise CodecError(f"section {number} cannot be decoded: {error}") from error
 
 
-def _reading(header: Header) -> Reading:
+def reading_of(header: Header) -> Reading:
+    """Return how the rows of a file belong together; raises CodecError if its header does not say it."""
     try:
         return Reading.from_dict(header.layout)
     except (ValueError, TypeError) as error:
@@ -261,6 +269,8 @@ class _Job:
     def check(self, target: Target | None, *, residual: bool, max_error: float | None) -> None:
         """Raise ValueError for knobs that contradict each other or the type of the rows."""
         whole = np.issubdtype(self._rows.dtype, np.integer)
+        if max_error == 0 and not whole:
+            raise ValueError("max_error = 0 keeps numbers exactly, which is for whole ones; floats need one above 0")
         seeks = target is not None and target.name != "step"
         if not residual and max_error is None:
             if target is None:

@@ -2,81 +2,108 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
+from gossamer.sources.arrays import read_npy
 from gossamer.sources.frames import Frames
-from gossamer.sources.images import ImagesSpec, read_images
+from gossamer.sources.images import ImagesSpec, read_images, scaled_pictures, white
 from gossamer.sources.patches import Patches
-from gossamer.sources.signal_files import read_signal
-from gossamer.sources.signals import SignalsSpec
+from gossamer.sources.signal_files import AUDIO, TABLES, read_signal
+from gossamer.sources.signals import SignalsSpec, audio_range, float_samples
 from gossamer.storage import replace_file
 from gossamer.training.run import RunSpec
 
-__all__ = ["Content", "denoised", "read_content", "run_layout", "write_content"]
+__all__ = ["Content", "denoised", "read_content", "require_writable", "run_layout", "run_rate", "write_content"]
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
 """Kinds of files that keep every pixel."""
 SOUNDS = (".wav",)
 CHUNK = 8192
+HALF = 0.5
+"""From here on a pixel of a picture of two colors is white."""
 
 
 @dataclass(frozen=True, eq=False)
 class Content:
     """One picture, `(height, width[, channels])`, or one signal, `(samples,)`, in the numbers of its file.
 
-    unit: what the numbers are divided by before they are coded, 255 for pictures of uint8. rate: samples per second.
+    zero, unit: of these numbers, as the sources have it: an autoencoder sees (number − zero) / unit; unit is 255 for
+    pictures of uint8. rate: samples per second.
     """
 
     array: np.ndarray
+    zero: float = 0.0
     unit: float = 1.0
     rate: int | None = None
 
 
 def read_content(path: str | Path) -> Content:
-    """Read one picture or signal; raises ValueError, naming the file, for what is damaged or of another kind."""
+    """Read one picture or signal; raises ValueError, naming the file, for what is damaged, not finite, or of another
+    kind."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in SOUNDS:
         recording = read_signal(path)
         if recording.samples.shape[1] != 1:
             raise ValueError(f"{path} has {recording.samples.shape[1]} channels; give a file with one")
-        return Content(recording.samples[:, 0], _unit(recording.samples.dtype, signed=True), recording.rate)
-    if suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
-        return Content(array, _unit(array.dtype, signed=array.ndim == 1))
-    picture = read_images(path)[0]
-    return Content(picture[..., 0] if picture.shape[-1] == 1 else picture, _unit(picture.dtype, signed=False))
+        samples = recording.samples[:, 0]
+        float_samples(samples, str(path), scaled=True)
+        return Content(samples, *audio_range(samples.dtype), recording.rate)
+    if suffix in (*AUDIO, *TABLES):
+        raise ValueError(f"{path}: sounds are read from {', '.join(SOUNDS)} and .npy files here; convert it")
+    array = np.array(read_npy(path)) if suffix == ".npy" else read_images(path)[0]
+    if array.ndim == 1:
+        float_samples(array, str(path), scaled=False)
+        return Content(array)
+    scaled_pictures(array, str(path))
+    return Content(array[..., 0] if array.shape[-1] == 1 else array, unit=white(array.dtype))
+
+
+def require_writable(content: Content, path: str | Path) -> None:
+    """Raise ValueError unless `write_content` could write numbers of this type and shape."""
+    _writing(content, Path(path))
 
 
 def write_content(content: Content, path: str | Path) -> None:
     """Write a picture or signal as .npy, .wav, or a picture format that keeps every pixel, by the name's ending.
 
-    Raises ValueError for another ending, or for a .wav without a rate.
+    Raises ValueError for another ending, for a .wav without a rate, and for numbers that a picture cannot hold.
     """
-    path, array = Path(path), content.array
-    suffix = path.suffix.lower()
+    replace_file(Path(path), _writing(content, Path(path)))
+
+
+def _writing(content: Content, path: Path) -> Callable[[Path], None]:
+    """Return what writes content into a file of the kind that a name ends in."""
+    array, suffix = content.array, path.suffix.lower()
     if suffix == ".npy":
-        replace_file(path, lambda place: _save(place, array))
-    elif suffix in SOUNDS and array.ndim == 1:
+        return lambda place: _save(place, array)
+    if suffix in SOUNDS and array.ndim == 1:
         if content.rate is None:
             raise ValueError(f"{path}: the sampling rate is not known; write a .npy file instead")
         from scipy.io import wavfile
 
         rate = content.rate
-        replace_file(path, lambda place: wavfile.write(place, rate, array))
-    elif suffix in PICTURES and array.ndim > 1:
+        return lambda place: wavfile.write(place, rate, array)
+    if suffix in PICTURES and array.ndim > 1:
         from PIL import Image
 
-        picture = Image.fromarray(array)
-        replace_file(path, lambda place: picture.save(place, format=Image.registered_extensions()[suffix]))
-    else:
-        kinds = SOUNDS if array.ndim == 1 else PICTURES
-        raise ValueError(f"{path}: expected a name that ends in {', '.join((*kinds, '.npy'))}")
+        Image.init()
+        kind = Image.EXTENSION[suffix]
+        try:
+            picture = Image.fromarray(array)
+            picture.save(io.BytesIO(), format=kind)
+        except (TypeError, OSError) as error:
+            raise ValueError(f"{path} cannot hold {array.dtype} numbers ({error}); write a .npy file") from error
+        return lambda place: picture.save(place, format=kind)
+    kinds = SOUNDS if array.ndim == 1 else PICTURES
+    raise ValueError(f"{path}: expected a name that ends in {', '.join((*kinds, '.npy'))}")
 
 
 def run_layout(folder: str | Path) -> Patches | Frames | None:
@@ -88,6 +115,12 @@ def run_layout(folder: str | Path) -> Patches | Frames | None:
     if isinstance(source, ImagesSpec):
         return source.patches
     return source.frames if isinstance(source, SignalsSpec) else None
+
+
+def run_rate(folder: str | Path) -> int | None:
+    """Return the sampling rate of the signals that a run was trained on, if it was asked for or said."""
+    source = RunSpec.read(folder).source
+    return (source.rate or source.file_rate) if isinstance(source, SignalsSpec) else None
 
 
 @torch.no_grad()
@@ -102,25 +135,21 @@ def denoised(content: Content, sae: SparseAutoencoder, layout: Patches | Frames)
     else:
         layout = layout.replace(hop=max(1, layout.length // 4))
     array = content.array
-    rows, side = layout.normalize(layout.split(array.astype(np.float32) / np.float32(content.unit)))
+    numbers = (array.astype(np.float32) - np.float32(content.zero)) / np.float32(content.unit)
+    rows, side = layout.normalize(layout.split(numbers))
     back = [
         sae(torch.from_numpy(rows[start : start + CHUNK]).to(sae.device)).reconstruction.cpu().numpy()
         for start in range(0, len(rows), CHUNK)
     ]
     pieces = layout.restore(np.concatenate(back), side)
     clean = layout.join(pieces, len(array)) if isinstance(layout, Frames) else layout.join(pieces, array.shape)
-    clean = clean * content.unit
-    if array.dtype.kind in "iu":
+    clean = clean * content.unit + content.zero
+    if array.dtype.kind == "b":
+        clean = clean > HALF
+    elif array.dtype.kind in "iu":
         limits = np.iinfo(array.dtype)
         clean = np.clip(np.rint(clean), limits.min, limits.max)
-    return Content(clean.astype(array.dtype), content.unit, content.rate)
-
-
-def _unit(dtype: np.dtype, *, signed: bool) -> float:
-    """Return what sources divide whole numbers by: 255, 65535 for pictures, 32768 for 16-bit sound."""
-    if dtype.kind not in "iu":
-        return 1.0
-    return float(2 ** (8 * dtype.itemsize - 1)) if signed else float(np.iinfo(dtype).max)
+    return replace(content, array=clean.astype(array.dtype))
 
 
 def _save(place: Path, array: np.ndarray) -> None:

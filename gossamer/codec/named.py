@@ -13,9 +13,9 @@ from numpy.lib import format as npy_format
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import SPEC, load
-from gossamer.codec.files import Report, compress, decompress, decompress_blocks, inspect
-from gossamer.codec.media import Content, denoised, read_content, run_layout, write_content
-from gossamer.codec.reading import Reading
+from gossamer.codec.files import Report, compress, decompress, decompress_blocks, inspect, reading_of
+from gossamer.codec.media import Content, denoised, read_content, require_writable, run_layout, run_rate, write_content
+from gossamer.sources.arrays import read_npy
 from gossamer.sources.frames import Frames
 from gossamer.sources.patches import Patches
 from gossamer.storage import replace_file
@@ -83,7 +83,11 @@ def decompress_file(file: str | Path, model: str | Path, out: str | Path) -> str
     """
     contents = inspect(file)
     header = contents.header
-    reading = Reading.from_dict(header.layout)
+    reading = reading_of(header)
+    if Path(out).resolve() == Path(file).resolve():
+        raise ValueError(f"{out} is the input itself; choose another name")
+    if reading.layout is None and Path(out).suffix.lower() != ".npy":
+        raise ValueError(f"{file} holds rows; give a name that ends in .npy, not {out}")
     if reading.layout is not None:
         array = decompress(file, open_model(model))
         write_content(Content(array, rate=reading.rate), out)
@@ -106,12 +110,15 @@ def denoise_file(file: str | Path, model: str | Path, out: str | Path) -> str:
 
     Raises ValueError if the run was trained on something else.
     """
-    layout = _required_layout(model)
+    layout, rate = _required_layout(model), run_rate(model)
     content = read_content(file)
     _require_kind(content, layout, file)
+    if None not in (content.rate, rate) and content.rate != rate:
+        raise ValueError(f"{file} has {content.rate:,} samples per second, and those of the run {rate:,}; resample it")
+    require_writable(content, out)
     clean = denoised(content, open_model(model), layout)
     write_content(clean, out)
-    change = np.square(clean.array.astype(np.float64) - content.array).mean() ** 0.5
+    change = np.square(clean.array.astype(np.float64) - content.array.astype(np.float64)).mean() ** 0.5
     size = " × ".join(map(str, clean.array.shape))
     return f"{size} in {out}; the root mean square of what was taken away is {change:.4g}"
 
@@ -132,10 +139,7 @@ def _content(file: Path, model: str | Path) -> _Given:
         content = read_content(file)
         _require_kind(content, layout, file)
         return _Given(content.array, content.unit, content.rate, layout)
-    try:
-        return _Given(np.load(file, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is damaged or no .npy file of numbers ({error})") from error
+    return _Given(read_npy(file))
 
 
 def _require_kind(content: Content, layout: Patches | Frames, file: str | Path) -> None:

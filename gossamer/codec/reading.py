@@ -57,7 +57,7 @@ class Reading:
     def from_dict(cls, found: dict[str, Any]) -> Reading:
         """Read what the header says; raises ValueError for what is not known here."""
         found = dict(found)
-        kind, unit = found.get("kind"), found.pop("unit", None)
+        kind, unit = found.get("kind"), found.pop("unit", 1.0)
         if kind not in ("rows", *LAYOUTS):
             raise ValueError(f"its rows have a layout that is not known here: {kind!r}")
         if not isinstance(unit, float) or not 0 < unit < 1e300:

@@ -1,1 +1,1 @@
-"""Different methods on the same rows, at equal parameters and at equal training time: a table, pictures, no opinion."""
+"""Different methods on the same data, at equal parameters and at equal training time: a table, pictures, no opinion."""

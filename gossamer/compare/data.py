@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from gossamer.sources.arrays import read_npy
 from gossamer.sources.layouts import starts
 from gossamer.sources.signals import Signals
 from gossamer.sources.source import Batch, Source
@@ -72,12 +74,7 @@ class Classes(Labels):
 
     def of(self, source: Source, batch: Batch) -> np.ndarray:
         """Return the classes of the rows of a batch."""
-        try:
-            classes = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self.path} holds no classes ({error}); expected a .npy file, one number a row"
-            ) from error
+        classes = read_npy(self.path)
         rows = source.rows + source.validation_rows
         if classes.shape != (rows,) or classes.dtype.kind not in "iu":
             raise ValueError(
@@ -89,8 +86,9 @@ class Classes(Labels):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """source: of training rows, for what trains in batches. train: the same rows, `(rows, width)` float32; held_out.
-    probed: the training rows that a probe learns from; labels, held_out_labels: of those and of the held-out ones."""
+    """source: of training rows, for what trains in batches. train: some of them, `(rows, width)` float32, for what
+    wants all at once; held_out. probed: the training rows that a probe learns from; labels, held_out_labels: of those
+    and of the held-out ones."""
 
     source: Source
     train: np.ndarray
@@ -98,6 +96,13 @@ class Data:
     probed: np.ndarray
     labels: np.ndarray | None = None
     held_out_labels: np.ndarray | None = None
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what tells these rows and labels from others."""
+        labels = hashlib.sha256()
+        for part in (self.labels, self.held_out_labels):
+            labels.update(b"" if part is None else part.tobytes())
+        return {**self.source.fingerprint(), "labels": labels.hexdigest()[:16]}
 
     @property
     def width(self) -> int:

@@ -112,9 +112,9 @@ def raw_accuracy(data: Data) -> tuple[float, float] | None:
     None without labels."""
     if data.labels is None or data.held_out_labels is None:
         return None
-    common = np.bincount(data.labels).argmax()
+    classes, counts = np.unique(data.labels, return_counts=True)
     raw = probe(data.probed, data.labels, data.held_out, data.held_out_labels)
-    return raw, float((data.held_out_labels == common).mean())
+    return raw, float((data.held_out_labels == classes[counts.argmax()]).mean())
 
 
 def _probed(fitted: Fitted, data: Data, codes: SparseCodes) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -25,7 +26,8 @@ from gossamer.training.run import differences
 
 __all__ = ["compare"]
 
-RECIPE = "compare.toml"
+RECIPE, DATA = "compare.toml", "data.json"
+"""What a comparison's folder holds beside its results: the settings, and which rows they are of."""
 MOST_ROWS = 131_072
 """Training rows that are held in memory for methods that want all of them at once."""
 PATIENCE = 0.1
@@ -40,7 +42,7 @@ def compare(comparison: Comparison, *, dry_run: bool = False) -> list[Figures]:
     happen, and stop.
 
     Raises ValueError, before any training, for methods that cannot be sized, labels that do not fit the source, a
-    package that is missing, and a folder that holds something else or the results of other settings.
+    package that is missing, and a folder that holds something else, or the results of other settings or rows.
     """
     folder = Path(comparison.out)
     _require_folder(folder, comparison)
@@ -56,8 +58,10 @@ def compare(comparison: Comparison, *, dry_run: bool = False) -> list[Figures]:
         )
         sizes = comparison.sizes(data.width)
         _say("\n".join(_plan(comparison, data, sizes)))
+        _require_data(folder, data)
         if dry_run:
             return []
+        replace_file(folder / DATA, lambda temporary: temporary.write_text(json.dumps(data.fingerprint(), indent=1)))
         replace_file(folder / RECIPE, lambda temporary: temporary.write_text(comparison.to_toml(), encoding="utf-8"))
         found = _all(comparison, data, sizes, folder)
         reference = Reference(rows=len(data.held_out), parameters=sizes.parameters, probe=raw_accuracy(data))
@@ -146,6 +150,19 @@ def _require_folder(folder: Path, comparison: Comparison) -> None:
             f"{folder} holds a comparison with other settings; choose another folder, or the same settings:\n  "
             + "\n  ".join(changed)
         )
+
+
+def _require_data(folder: Path, data: Data) -> None:
+    """Raise ValueError if the results in a folder are of other rows."""
+    path = folder / DATA
+    if not path.is_file():
+        return
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if saved != data.fingerprint():
+        raise ValueError(f"{folder} holds a comparison on other rows or labels; choose another folder, or remove it")
 
 
 def _require_packages() -> None:

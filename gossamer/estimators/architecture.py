@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec
 from gossamer.autoencoder.decoders import Deep as DeepDecoder
+from gossamer.autoencoder.decoders import Linear as LinearDecoder
 from gossamer.autoencoder.encoders import Deep as DeepEncoder
+from gossamer.autoencoder.encoders import Linear as LinearEncoder
 from gossamer.autoencoder.penalties import L2, ElasticNet, Hoyer, Log, Penalty
 from gossamer.autoencoder.presets import PRESETS
 from gossamer.autoencoder.reconstruction import CrossEntropy
@@ -114,7 +116,9 @@ def _strength(wanted: Architecture, make: Maker, input_width: int) -> dict[str, 
     known, weight = inspect.signature(make).parameters, _weight_of(make)
     if wanted.alpha is not None:
         if weight is None:
-            raise ValueError(f"alpha is the weight of a penalty, and sparsity {wanted.sparsity!r} has none; give l0")
+            raise ValueError(
+                f"alpha weighs the penalty that makes codes sparse, and sparsity {wanted.sparsity!r} has none; give l0"
+            )
         if wanted.l0 is not None:
             raise ValueError(f"give either l0 = {wanted.l0:g} or alpha = {wanted.alpha:g}, not both")
         return {weight: wanted.alpha}
@@ -136,8 +140,14 @@ def _strength(wanted: Architecture, make: Maker, input_width: int) -> dict[str, 
 def _with_layers(spec: AutoencoderSpec, wanted: Architecture) -> AutoencoderSpec:
     """Put hidden layers before the code and after it, and a function at the end."""
     hidden, output = wanted.hidden_layer_sizes, _linear(wanted.output_activation)
+    if not hidden and _linear(wanted.activation) != "relu":
+        raise ValueError(f"activation = {wanted.activation!r} is that of hidden layers; give hidden_layer_sizes, too")
     if not hidden and output == "linear":
         return spec
+    plain = type(spec.decoder) is LinearDecoder and (type(spec.encoder) is LinearEncoder or not hidden)
+    if not plain:
+        named = "hidden_layer_sizes" if hidden else "output_activation"
+        raise ValueError(f"sparsity {wanted.sparsity!r} has layers of its own; leave out {named}")
     changed: dict[str, Any] = {"auxiliaries": (), "scaling": spec.scaling if output == "linear" else Unscaled()}
     if hidden:
         changed["encoder"] = DeepEncoder(hidden=hidden, activation=_linear(wanted.activation))

@@ -179,19 +179,28 @@ class SAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @available_if(lambda self: self._streams)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Take one step per `batch_size` rows of X, in their order, at a constant learning rate; y is ignored."""
+        """Take one step per `batch_size` rows of X, in their order, at a constant learning rate; y is ignored.
+
+        Raises ValueError if parameters that say what is trained have changed since the first call.
+        """
         from gossamer.estimators.architecture import BATCH
         from gossamer.estimators.stream import Stream
+        from gossamer.training.run import differences
 
         first = not hasattr(self, "model_")
         X = self._training_rows(X, reset=first)
         if first:
             seed = check_random_state(self.random_state).randint(2**31)
             self.model_ = self._start(seed, going_on=False)
+        elif (spec := self.spec_for(self.n_features_in_)) != self.model_.spec:
+            changed = "; ".join(differences(self.model_.spec, spec))
+            raise ValueError(f"partial_fit goes on with what there is, and parameters have changed: {changed}")
         stream = getattr(self, "_stream", None)
+        rows = BATCH if isinstance(self.batch_size, str) else int(self.batch_size)
+        wanted = self._train_spec(rows, max_iter=1)
         if stream is None:
-            rows = BATCH if isinstance(self.batch_size, str) else int(self.batch_size)
-            stream = self._stream = Stream(self.model_, X, self._train_spec(rows, max_iter=1))
+            stream = self._stream = Stream(self.model_, X, wanted)
+        stream.take(wanted.learning_rate)
         self.loss_curve_ = [*getattr(self, "loss_curve_", []), stream.learn(X)]
         self.n_iter_ = getattr(self, "n_iter_", 0) + 1
         self.l0_ = stream.l0

@@ -41,13 +41,14 @@ def select_from(file: str, *, sparsities: Sequence[str], out: str | None, rows: 
     folder = None if out is None else Path(out)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; a folder is needed")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     source = Arrays(file, validation=0.0) if file.endswith(".npy") else Recipe.read(file).source.build()
     x = rows_of(source, rows)
     print(f"{x.shape[0]:,} rows of width {x.shape[1]}", file=sys.stderr, flush=True)
     compared = compare_paths(x, sparsities, **settings)
     print_paths(compared)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         write_paths(compared, folder / "path.csv")
         draw_paths(compared, folder / "path.png")
         print(f"written to {folder / 'path.csv'} and {folder / 'path.png'}")

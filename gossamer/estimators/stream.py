@@ -19,7 +19,7 @@ __all__ = ["Stream"]
 ENDLESS = 2**40
 """Rows after which a stream would end."""
 WARMUP_STEPS = 20
-STEER_STEPS = 1000
+STEPS = 1000
 DEAD_AFTER = 64
 """Batches without activity after which a latent counts as dead."""
 
@@ -27,7 +27,8 @@ DEAD_AFTER = 64
 class Stream:
     """Hold the optimizer's state from one call to the next, and a constant learning rate.
 
-    An L0 that is steered to is reached as in a run of `STEER_STEPS` steps, and kept from there on.
+    What changes in the course of a training (an L0 that is steered to, a k that falls) does so as in a run of
+    `STEPS` steps, and stays from there on.
     """
 
     def __init__(self, sae: SparseAutoencoder, X: Any, spec: TrainSpec) -> None:
@@ -38,8 +39,14 @@ class Stream:
         _, sample = next(chunks(X))
         start_from_data(sae, on_device(sae, sample))
         self.trainee = Trainee(sae, sae.spec.task.bind(None), self.spec, derive(self.spec, sae.spec))
+        self.trainee.steps = STEPS
         if self.trainee.control is not None:
-            self.trainee.control = SparsityControl(self.trainee.control.target, steps=STEER_STEPS, device=device)
+            self.trainee.control = SparsityControl(self.trainee.control.target, steps=STEPS, device=device)
+
+    def take(self, learning_rate: float | None) -> None:
+        """Learn at another rate from now on."""
+        self.spec = self.spec.replace(learning_rate=learning_rate)
+        self.trainee.derived = derive(self.spec, self.trainee.sae.spec)
 
     def learn(self, X: Any) -> float:
         """Take a step for each batch of rows, batches of one size as near as possible; return the mean loss."""

@@ -78,6 +78,8 @@ def measure(
     source.require(sae.spec)
     if not source.validation_rows:
         raise ValueError("the source holds no rows out; make it with validation above 0")
+    if rows < 1 or predictions < 0:
+        raise ValueError(f"rows must be at least 1 and predictions at least 0, got {rows} and {predictions}")
     with evaluating(sae):
         reconstruction, sparsity = _held_out(sae, source, rows=rows, batch=batch, quiet=quiet)
         language_model = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ class Mistake(NamedTuple):
 class SequenceScore:
     """How well sources were said, when any of several references counts.
 
-    error_rate: share of sources whose hypothesis equals none of their references (word error rate, where sources are
-    words). token_error_rate: Σ edits to the nearest reference / Σ tokens of that reference (phoneme error rate, …).
-    sources: what they rest on. mistakes: in the order of the sources.
+    error_rate: share of sources whose hypothesis has the tokens of none of their references (word error rate, where
+    sources are words). token_error_rate: Σ edits to the nearest reference / Σ tokens of that reference (phoneme error
+    rate, …). sources: what they rest on. mistakes: in the order of the sources.
     """
 
     error_rate: float
@@ -53,9 +53,13 @@ def edit_distance(said: Tokens, reference: Tokens) -> int:
 
 
 def score_sequences(
-    sources: Sequence[str], hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+    sources: Sequence[str],
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    cut: Callable[[str], Tokens] = str.split,
 ) -> SequenceScore:
-    """Return the score of one hypothesis per source; tokens are what stands between spaces.
+    """Return the score of one hypothesis per source. cut: a text into tokens; by default what stands between spaces.
 
     Raises ValueError for lists of different lengths, no sources, or a source without reference.
     """
@@ -68,9 +72,9 @@ def score_sequences(
     for source, said, known in zip(sources, hypotheses, references, strict=True):
         if not known:
             raise ValueError(f"{source!r} has no reference")
-        distances = [edit_distance(said.split(), reference.split()) for reference in known]
+        distances = [edit_distance(cut(said), cut(reference)) for reference in known]
         nearest = min(range(len(known)), key=distances.__getitem__)
-        edits, tokens = edits + distances[nearest], tokens + len(known[nearest].split())
+        edits, tokens = edits + distances[nearest], tokens + len(cut(known[nearest]))
         if distances[nearest]:
             mistakes.append(Mistake(source, said, known[nearest], distances[nearest]))
     return SequenceScore(len(mistakes) / len(sources), edits / tokens, len(sources), tuple(mistakes))

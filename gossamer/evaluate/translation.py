@@ -12,6 +12,7 @@ import numpy as np
 
 from gossamer.evaluate.sequences import SequenceScore, score_sequences
 from gossamer.figures.attention import attention_map
+from gossamer.figures.style import require_matplotlib
 from gossamer.progress import Progress
 from gossamer.sources.pairs import SequencesSpec
 from gossamer.storage import replace_file
@@ -20,7 +21,7 @@ from gossamer.training.run import RunSpec
 from gossamer.transformer.generate import Decoding
 from gossamer.transformer.translator import Translation, Translator
 
-__all__ = ["TranslationScore", "draw_attention", "evaluate_translations"]
+__all__ = ["TranslationScore", "draw_attention", "evaluate_translations", "picture_kind"]
 
 CHUNK = 512
 """Sources between two signs of progress."""
@@ -30,6 +31,9 @@ PICTURE_KINDS = ("png", "svg", "pdf", "jpg", "webp")
 
 PICTURES = 3
 """Sources whose attention is drawn."""
+
+LEAST = 64
+"""Ids that a target may always have, if there are positions for them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ def evaluate_translations(
     run: str | Path,
     *,
     together: Sequence[str | Path] = (),
-    decoding: Decoding | None = None,
+    beam: int = 1,
+    length_penalty: float = 1.0,
+    longest: int | None = None,
     sources: int | None = None,
     device: str = "auto",
     quiet: bool = False,
@@ -65,20 +71,27 @@ def evaluate_translations(
     """Measure a finished run on sources that its training never saw; any of several references counts.
 
     Writes into the run's folder evaluation.json, errors.tsv (source, what was said, the nearest reference, edits) and
-    attention.png. together: other runs that have a say in each id. sources: so many, drawn at random; None: all.
+    attention.png. together: other runs that have a say in each id. beam, length_penalty, longest: as in `Decoding`, but
+    targets may be twice as long as the longest reference by default, and have 64 ids. sources: so many, drawn at
+    random; None: all.
 
     Raises ValueError if the run is none of a transformer's, has not finished, or its source cannot be built again.
     """
-    run, decoding = Path(run), decoding or Decoding()
+    run = Path(run)
     spec = RunSpec.read(run).source
     if not isinstance(spec, SequencesSpec):
         raise ValueError(f"{run} is no run of a transformer on pairs (its source is {spec.kind!r}); try gossamer eval")
     if sources is not None and sources < 1:
         raise ValueError(f"sources must be at least 1, got {sources}")
+    require_matplotlib()
     translator = Translator.open(run, together=together, device=str(resolve_device(device)))
     references = spec.references()
     names = list(references)
     chosen = [names[number] for number in np.random.default_rng(0).permutation(len(names))[:sources]]
+    if longest is None:
+        ids = max(len(translator.target.encode(text)) + 1 for name in chosen for text in references[name])
+        longest = min(max(LEAST, 2 * ids), translator.longest)
+    decoding = Decoding(beam=beam, length_penalty=length_penalty, longest=longest)
     began = time.monotonic()
     made: list[Translation] = []
     with Progress(len(chosen), quiet=quiet, unit="source") as progress:
@@ -86,18 +99,26 @@ def evaluate_translations(
             made += translator.translate(chosen[start : start + CHUNK], decoding)
             progress.advance(len(made), {})
     seconds = time.monotonic() - began
-    score = score_sequences(chosen, [one.text for one in made], [references[name] for name in chosen])
+    said, right = [one.text for one in made], [references[name] for name in chosen]
+    score = score_sequences(chosen, said, right, cut=translator.target.cut)
     result = TranslationScore(score, decoding, seconds, tuple(map(str, together)))
     _write(run, result)
     draw_attention(translator, made[:PICTURES], run / "attention.png")
     return result
 
 
-def draw_attention(translator: Translator, translations: Sequence[Translation], path: str | Path) -> None:
-    """Draw what the best targets attended to, mean over the heads of the last layer, into a picture."""
+def picture_kind(path: str | Path) -> str:
+    """Return the format of a picture to be drawn; raises ValueError for an unknown one, or without matplotlib."""
     kind = Path(path).suffix[1:].lower()
     if kind not in PICTURE_KINDS:
         raise ValueError(f"{path}: a picture is written as {', '.join(PICTURE_KINDS)}, not as {kind or 'nothing'!r}")
+    require_matplotlib()
+    return kind
+
+
+def draw_attention(translator: Translator, translations: Sequence[Translation], path: str | Path) -> None:
+    """Draw what the best targets attended to, mean over the heads of the last layer, into a picture."""
+    kind = picture_kind(path)
     maps = []
     for one in translations:
         weights, source, target = translator.attention(one.source, one.hypotheses[0].ids)

@@ -36,15 +36,22 @@ LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
+def require_matplotlib() -> None:
+    """Raise ValueError, with the command that helps, if there is no matplotlib."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ValueError('the pictures need matplotlib; install it with: pip install "gossamer[report]"') from error
+
+
 def empty_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches that no window manager holds on to.
 
     Raises ValueError, with the command that helps, if there is no matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError('the pictures need matplotlib; install it with: pip install "gossamer[report]"') from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

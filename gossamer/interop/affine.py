@@ -89,7 +89,7 @@ def assembled(
         encoder=encoder or LinearEncoderSpec(),
         decoder=(LinearDecoderSpec if parts.skip is None else Skip)(constraint=constraint),
         scaling=scaling or Unscaled(),
-        penalties=(GateReconstruction(),) if sparsity.kind == "gated" else (),
+        penalties=(GateReconstruction(weight=1.0),) if sparsity.kind == "gated" else (),
         task=task or Reconstruct(),
     )
     return assemble(spec, tensors)

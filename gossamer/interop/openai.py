@@ -80,7 +80,7 @@ class OpenAI(Format):
                 scaling=LayerNorm() if activation == "TopK" else Unscaled(),
             )
         plain = {name: value for name, value in state.items() if name.startswith("activation")}
-        other = {name: json.dumps(value) for name, value in plain.items()}
+        other = {name: json.dumps(value, default=repr) for name, value in plain.items()}
         sae.provenance = Provenance(version="openai/sparse_autoencoder", other=other)
         return Loaded(sae)
 
@@ -89,17 +89,17 @@ def _sparsity(state: Mapping[str, Any], latents: int, path: Path) -> Sparsity:
     """Return the activation that a checkpoint names."""
     name = state.get("activation", "ReLU")
     simple = {"ReLU": ReLU(), "Identity": Identity()}
-    if name in simple:
+    if isinstance(name, str) and name in simple:
         return simple[name]
     if name != "TopK":
         raise ValueError(f"{path}: activation {name!r} is not known here; {nearest(name, [*simple, 'TopK'])}")
     own = state.get("activation_state_dict")
     k = own.get("k") if isinstance(own, Mapping) else None
-    if not isinstance(k, int) or not 1 <= k <= latents:
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= latents:
         raise ValueError(f"{path}: activation_state_dict.k is a whole number from 1 to {latents}, got {k!r}")
     after = own.get("postact_fn") if isinstance(own, Mapping) else None
     rules = {"ReLU": TopK, "Identity": LinearTopK}
-    if after not in rules:
+    if not isinstance(after, str) or after not in rules:
         raise ValueError(f"{path}: activation_state_dict.postact_fn is {after!r}; {nearest(after, rules)}")
     return rules[after](k=k)
 

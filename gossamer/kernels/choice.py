@@ -38,6 +38,9 @@ BACKENDS = {
 }
 """Name: the kind of device that it serves (empty: any), its module, and the package that it needs; fastest first."""
 
+LOW_PRECISION = ("numba", "triton")
+"""Which of them can select by a low-precision product."""
+
 SELECTIONS = ("auto", "bfloat16", "float32")
 
 _wanted = {"backend": "auto", "selection": "auto"}
@@ -56,6 +59,12 @@ def use(*, backend: str = "auto", selection: str = "auto") -> Iterator[None]:
     low-precision selection.
     """
     require_known(backend, selection)
+    if backend != "auto" and not _installed(BACKENDS[backend][2]):
+        raise ValueError(f"the {backend!r} kernels need a package: pip install {BACKENDS[backend][2]}")
+    if selection == "bfloat16" and backend == "auto":
+        require_known(_wanted["backend"], selection)
+        if not any(_installed(BACKENDS[name][2]) for name in LOW_PRECISION):
+            raise ValueError("selection in bfloat16 needs a package: pip install numba, or triton for a GPU")
     before = dict(_wanted)
     given = {"backend": backend, "selection": selection}
     _wanted.update({what: name for what, name in given.items() if name != "auto"})
@@ -79,9 +88,11 @@ def backend(device: torch.device | str) -> str:
 def selection(device: torch.device | str) -> str:
     """Return the precision in which candidates are chosen on this device; it decides the last bits of a run."""
     wanted = _wanted["selection"]
+    if backend(device) not in LOW_PRECISION:
+        return "float32"
     if wanted != "auto":
         return wanted
-    return "bfloat16" if backend(device) in ("numba", "triton") and fast_bfloat16(device) else "float32"
+    return "bfloat16" if fast_bfloat16(device) else "float32"
 
 
 def products(device: torch.device | str, wanted: str = "auto") -> str:
@@ -108,14 +119,12 @@ def implementation(tensor: Tensor, purpose: str = "products") -> ModuleType:
 
 
 def require_known(backend: str, selection: str) -> None:
-    """Raise ValueError for an unknown name, a missing package, and two names that do not go together."""
+    """Raise ValueError for an unknown name, and for two that do not go together."""
     if backend not in ("auto", *BACKENDS):
         raise ValueError(f"unknown kernels {backend!r}; there are auto, {', '.join(BACKENDS)}")
     if selection not in SELECTIONS:
         raise ValueError(f"unknown selection {selection!r}; there are {', '.join(SELECTIONS)}")
-    if backend != "auto" and not _installed(BACKENDS[backend][2]):
-        raise ValueError(f"the {backend!r} kernels need a package: pip install {BACKENDS[backend][2]}")
-    if selection == "bfloat16" and backend in ("torch", "reference"):
+    if selection == "bfloat16" and backend not in ("auto", *LOW_PRECISION):
         raise ValueError(f"the {backend!r} kernels select in full precision only; choose numba or triton for bfloat16")
 
 

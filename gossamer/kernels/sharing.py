@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 __all__ = ["once", "shared_inputs"]
 
-_known: list[tuple[str, Tensor, tuple[Tensor, ...], Tensor]] | None = None
+Known: TypeAlias = list[tuple[str, Tensor, tuple[Tensor, ...], Tensor]]
+_known: ContextVar[Known | None] = ContextVar("known", default=None)
 
 
 @contextmanager
 def shared_inputs() -> Iterator[None]:
     """Remember what is computed by `once`, until the context ends. The rows must not change meanwhile."""
-    global _known
-    before, _known = _known, []
+    before = _known.set([])
     try:
         yield
     finally:
-        _known = before
+        _known.reset(before)
 
 
 def once(what: str, x: Tensor, constants: tuple[Tensor, ...], compute: Callable[[], Tensor]) -> Tensor:
     """Return `compute()`, or what it returned for the same rows and equal constants in this context."""
-    if _known is None:
+    known = _known.get()
+    if known is None:
         return compute()
-    for name, rows, numbers, result in _known:
+    for name, rows, numbers, result in known:
         if name == what and _same(rows, x) and all(map(torch.equal, numbers, constants)):
             return result
     result = compute()
-    _known.append((what, x, tuple(number.clone() for number in constants), result))
+    known.append((what, x, tuple(number.clone() for number in constants), result))
     return result
 
 

@@ -193,7 +193,7 @@ def _above_in_chunk(x_BD: Tensor, weight_FD: Tensor, bias_F: Tensor, floor_F: Te
     row_E, indices_E, rough_E = found
     values_E = dots(x_BD, weight_FD, row_E, indices_E) + bias_F[indices_E]
     above_E = values_E - floor_F[indices_E]
-    doubtful_B = ~margin_B.isfinite()
+    doubtful_B = ~margin_B.isfinite() | best.threshold.isnan()
     doubtful_B[row_E[~((rough_E - above_E).abs() <= margin_B[row_E])]] = True
     kept = (values_E > floor_F[indices_E]) & ~doubtful_B[row_E]
     entries = _Entries(row_E[kept], indices_E[kept], values_E[kept])
@@ -446,7 +446,8 @@ def _best_kernel(
     for step in range(16):
         trial = threshold + (32768 >> step)
         threshold = tl.where(tl.sum((maxima >= trial).to(tl.int32), 0) >= k, trial, threshold)
-    low = tl.where(tl.max(maxima, 0) == 65535, float("nan"), _number_of_key(threshold))
+    # Rows that hold NaN or ∞, whose keys are the largest, are done by definition.
+    low = tl.where(tl.max(maxima, 0) >= 65408, float("nan"), _number_of_key(threshold))
     tl.store(threshold_ptr + row, low)
     if KEEP_MAXIMA:
         numbers = tl.where(maxima > 0, _number_of_key(maxima), -float("inf"))

@@ -10,7 +10,7 @@ from gossamer.pretrained.speech import SpeechWriter
 from gossamer.pretrained.text import TextWriter
 from gossamer.pretrained.writer import Given, Writer, Written
 from gossamer.sources.generation import can_write
-from gossamer.sources.models import load_model, reads_sound
+from gossamer.sources.models import checked_device, checked_dtype, load_model, reads_sound
 from gossamer.transformer.generate import Decoding
 
 __all__ = ["generate", "open_writer"]
@@ -21,12 +21,12 @@ def open_writer(name: str | Path, *, device: str = "cpu", dtype: str = "auto") -
 
     Causal language models (GPT-2, Llama, …), encoder–decoders (T5, BART, Marian, …) and Whisper; safetensors only, and
     code that comes with a model is never run. A run is that of a transformer of ours, such as `runs/g2p`. dtype: as in
-    `load_model`.
+    `load_model`; of a run, "auto" is float32.
 
     Raises ValueError as `load_model` does, and for a model without a decoder that writes.
     """
     if is_run(name):
-        return TransformerWriter(name, device=device)
+        return TransformerWriter(name, device=str(checked_device(device)), dtype=checked_dtype(dtype))
     loaded = load_model(str(name), device=device, dtype=dtype)
     if not can_write(loaded.model):
         raise ValueError(

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from gossamer.pretrained.writer import Given, Places, Writer, Written
 from gossamer.sources.sequences import side_of
+from gossamer.transformer.files import SPEC
 from gossamer.transformer.generate import Decoding
 from gossamer.transformer.translator import MODEL, VOCABULARIES, Translator
 from gossamer.transformer.vocabulary import END, PAD, START
@@ -16,8 +19,8 @@ __all__ = ["TransformerWriter", "is_run"]
 
 
 def is_run(folder: str | Path) -> bool:
-    """Say whether a folder is the run of a transformer, finished or not."""
-    return any((Path(folder) / part).exists() for part in (MODEL, VOCABULARIES))
+    """Say whether a folder is the run of a transformer, finished or not, or one of its models."""
+    return any((Path(folder) / part).exists() for part in (MODEL, VOCABULARIES, SPEC))
 
 
 class TransformerWriter(Writer):
@@ -25,8 +28,9 @@ class TransformerWriter(Writer):
 
     reads: ClassVar[str] = "text"
 
-    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+    def __init__(self, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> None:
         self.translator = Translator.open(folder, device=device)
+        self.translator.model.to(dtype)
         self.name, self.model = str(folder), self.translator.model
         self.joint = self.translator.target.joint
 

@@ -42,7 +42,7 @@ class SpeechWriter(Writer):
         rows: list[list[int]] = []
         for start in range(0, len(windows), AT_ONCE):
             heard = self.ear.input(windows[start : start + AT_ONCE])
-            rows += written(self.model, {"input_features": heard}, decoding)
+            rows += written(self.model, {"input_features": heard}, decoding.after(start))
         left = iter(rows)
         return [self._written([next(left) for _ in sound]) for sound in sounds]
 

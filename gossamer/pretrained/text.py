@@ -37,7 +37,7 @@ class TextWriter(Writer):
         texts = [self._ids(text) for text in given]
         rows: list[list[int]] = []
         for start in range(0, len(texts), AT_ONCE):
-            rows += written(self.model, self._batch(texts[start : start + AT_ONCE]), decoding)
+            rows += written(self.model, self._batch(texts[start : start + AT_ONCE]), decoding.after(start))
         return [self._written(row) for row in rows]
 
     def places(self, given: Given, site: str) -> Places:

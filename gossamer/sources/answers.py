@@ -40,7 +40,7 @@ class Answered(Sequences):
         with Progress(count, quiet=False, unit="sequence") as progress:
             for start in range(0, count, self.at_once):
                 which = np.arange(start, min(start + self.at_once, count))
-                found += written(self.model, self.given(which), self.decoding)
+                found += written(self.model, self.given(which), self.decoding.after(start))
                 progress.advance(len(found), {})
         return found
 

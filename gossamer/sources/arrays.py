@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 
-__all__ = ["Arrays", "ArraysSpec", "is_sparse", "release"]
+__all__ = ["Arrays", "ArraysSpec", "is_sparse", "read_npy", "release"]
 
 Rows: TypeAlias = Any  # a numpy array, a torch tensor, or a scipy.sparse matrix, which has no type without scipy
 BLOCK = 256
@@ -149,7 +149,7 @@ def is_sparse(x: object) -> bool:
 
 def _opened(x: Any) -> Rows:
     if isinstance(x, str | Path):
-        x = _mapped(Path(x))
+        x = read_npy(x)
     elif isinstance(x, Tensor):
         x = x.detach()
     elif is_sparse(x):
@@ -165,13 +165,19 @@ def _opened(x: Any) -> Rows:
     return x
 
 
-def _mapped(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected a .npy file of shape (rows, width)")
+def read_npy(path: str | Path) -> np.ndarray:
+    """Open a .npy file of real numbers, memory-mapped; raises ValueError, naming it, if it is anything else."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; expected a .npy file")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header makes it raise almost anything
         raise ValueError(f"{path} is damaged or no .npy array ({error})") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays (.npz); expected a .npy array")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: expected real numbers, got an array of {array.dtype}")
+    return array
 
 
 def _parts(x: Any) -> list[bytes]:

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from gossamer.sources.assets import locate
-from gossamer.sources.pairs import Pair, Pairs, SequencesSpec, with_analogies
+from gossamer.sources.pairs import Pair, Pairs, SequencesSpec, numbered_lines, with_analogies
 from gossamer.transformer.vocabulary import Characters, Phonemes
 
 __all__ = ["CmudictSpec", "Entries", "read_dictionary", "split"]
@@ -82,11 +82,8 @@ def read_dictionary(path: str | Path, *, stress: bool) -> dict[str, tuple[str, .
     A line is `word P H O N EH1 M Z`, further pronunciations are `word(2)`, comments come after #. Pronunciations that
     differ in stress alone are one if stress is left out. Raises ValueError, naming the line, for one that is no entry.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no dictionary {path}")
     entries: dict[str, dict[str, None]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in numbered_lines(Path(path)):
         fields = line.partition("#")[0].split()
         if not fields:
             continue

@@ -20,6 +20,13 @@ from gossamer.transformer.generate import Decoding
 __all__ = ["can_write", "end_ids", "room", "written"]
 
 
+OTHER_SEARCHES = {
+    **dict.fromkeys(("min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h", "penalty_alpha")),
+    "num_return_sequences": 1,
+}
+"""What a model's folder may say of sampling: left aside, so that the same options mean the same everywhere."""
+
+
 def can_write(model: nn.Module) -> bool:
     """Say whether a model of transformers has a head that writes tokens."""
     return bool(getattr(model, "can_generate", lambda: False)())
@@ -39,7 +46,8 @@ def written(model: nn.Module, arguments: Mapping[str, Tensor], decoding: Decodin
     (such as Whisper's start of transcript), a causal model's with the first id that is new. What follows the end, and
     the end itself, is left out. The state of torch's random numbers stays as it is.
 
-    Raises ValueError for a model that has no decoder or no head, or for more ids than its table of positions holds.
+    Raises ValueError for a model that has no decoder or no head, or for more ids, read or written, than its table of
+    positions holds.
     """
     if not can_write(model):
         raise ValueError(
@@ -47,8 +55,9 @@ def written(model: nn.Module, arguments: Mapping[str, Tensor], decoding: Decodin
             "causal language model or as an encoder–decoder for generation"
         )
     config: Any = getattr(model, "config")  # noqa: B009
-    given = 0 if config.is_encoder_decoder else arguments["input_ids"].shape[1]
-    _require_room(config, given, decoding)
+    read = arguments["input_ids"].shape[1] if "input_ids" in arguments else 0
+    given = 0 if config.is_encoder_decoder else read
+    _require_room(config, read, given, decoding)
     devices = [parameter.device for parameter in [next(model.parameters())] if parameter.is_cuda]
     with quiet(), evaluating(model), torch.random.fork_rng(devices=devices):
         torch.manual_seed(decoding.seed)
@@ -70,6 +79,7 @@ def _generate(model: Any, arguments: Mapping[str, Tensor], decoding: Decoding) -
         temperature=(decoding.temperature or 1.0) if decoding.draws else None,
         top_k=(decoding.top_k or 0) if decoding.draws else None,
         top_p=(decoding.top_p or 1.0) if decoding.draws else None,
+        **OTHER_SEARCHES,
         return_dict_in_generate=True,
     )
     if settings.pad_token_id is None:
@@ -89,9 +99,13 @@ def room(config: Any) -> int | None:
     return next((getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)), None)
 
 
-def _require_room(config: Any, given: int, decoding: Decoding) -> None:
+def _require_room(config: Any, read: int, given: int, decoding: Decoding) -> None:
     table = room(config)
-    if table is not None and given + decoding.longest > table:
+    if table is None:
+        return
+    if read > table:
+        raise ValueError(f"a text of {read} tokens is longer than the model's table of {table} positions; cut it")
+    if given + decoding.longest > table:
         more = f"{f'a prompt of {given} and ' if given else ''}{decoding.longest} more tokens"
         raise ValueError(f"{more} are longer than the model's table of {table} positions; lower longest")
 

@@ -19,11 +19,12 @@ from typing import ClassVar, Final, Literal, TypeAlias
 
 import numpy as np
 
-from gossamer.sources.laid_out import Items, LaidOut, Piece, counted, found_files, read_npy
+from gossamer.sources.arrays import read_npy
+from gossamer.sources.laid_out import Items, LaidOut, Piece, counted, found_files
 from gossamer.sources.patches import Patches
 from gossamer.sources.source import SourceSpec
 
-__all__ = ["Images", "ImagesSpec", "read_idx", "read_images"]
+__all__ = ["Images", "ImagesSpec", "read_idx", "read_images", "scaled_pictures", "white"]
 
 Pictures: TypeAlias = "np.ndarray | str | Path | Sequence[np.ndarray] | Sequence[str | Path]"
 
@@ -185,7 +186,7 @@ def _cut(
     size, shape = patches.size, images.shape[1:]
     if size is not None and min(shape[:2]) < size:
         raise ValueError(f"{name}: {shape[0]}×{shape[1]} pixels, smaller than a patch of {size}×{size}")
-    numbers = _scaled(images, name)
+    numbers = scaled_pictures(images, name)
     try:
         if random is None:
             rows = patches.split_stack(numbers)
@@ -199,7 +200,7 @@ def _cut(
     return Piece(name, images, rows, row_shape, [shape] * len(images))
 
 
-def _scaled(images: np.ndarray, name: str) -> np.ndarray:
+def scaled_pictures(images: np.ndarray, name: str) -> np.ndarray:
     """Return float32 pictures, from 0 to 1 where the type says what white is."""
     if images.dtype.kind not in "fiub":
         raise ValueError(f"{name}: expected real numbers, got {images.dtype}")
@@ -207,9 +208,12 @@ def _scaled(images: np.ndarray, name: str) -> np.ndarray:
         numbers = images.astype(np.float32)
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name}: holds NaN, infinity or numbers too large for float32")
-    if images.dtype.kind == "u" and images.dtype.itemsize <= 2:
-        numbers /= np.iinfo(images.dtype).max
-    return numbers
+    return numbers / np.float32(white(images.dtype))
+
+
+def white(dtype: np.dtype) -> float:
+    """Return the number that stands for white: 255 or 65535 for unsigned types that small, else 1."""
+    return float(np.iinfo(dtype).max) if dtype.kind == "u" and dtype.itemsize <= 2 else 1.0
 
 
 def _stacked(images: np.ndarray, name: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from gossamer.sources.arrays import Arrays
 from gossamer.sources.datasets import located
 from gossamer.sources.layouts import Layout
 
-__all__ = ["Found", "Items", "LaidOut", "Piece", "Skipped", "counted", "found_files", "read_npy"]
+__all__ = ["Found", "Items", "LaidOut", "Piece", "Skipped", "counted", "found_files"]
 
 L = TypeVar("L", bound=Layout)
 
@@ -206,17 +206,6 @@ def found_files(paths: Sequence[str | Path], wanted: Callable[[Path], bool]) -> 
     if not files:
         raise ValueError("paths is empty: give at least one file, folder or glob")
     return Found(files, passed_over)
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Open a .npy file, memory-mapped; raises ValueError, naming it, if it is damaged or none."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a damaged header makes it raise almost anything
-        raise ValueError(f"{path}: damaged or no .npy array ({error})") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path}: several arrays in one file (.npz), expected a .npy array")
-    return array
 
 
 def counted(number: int, noun: str) -> str:

@@ -57,18 +57,16 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "auto") -> Loaded
     installed. Warns if only the pooling layer on top has no weights: it then starts at random, and nothing
     else depends on it.
     """
-    where = _checked_device(device)
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise ValueError(f"dtype must be one of auto, {', '.join(_DTYPES)}, got {dtype!r}")
+    where, wanted = checked_device(device), checked_dtype(dtype)
     if importlib.util.find_spec("transformers") is None:
         raise ValueError("loading a model needs transformers: `pip install gossamer[hf]`")
     with quiet():
         source, local_files_only = _resolve(name)
-        if dtype == "auto":
-            dtype = "bfloat16" if fast_bfloat16(where) else "float32"
+        if wanted is None:
+            wanted = torch.bfloat16 if fast_bfloat16(where) else torch.float32
         try:
             tokenizer = _load_tokenizer(source, local_files_only)
-            model, missing = _load_weights(source, local_files_only, _DTYPES[dtype])
+            model, missing = _load_weights(source, local_files_only, wanted)
             features = _load_features(source, local_files_only) if reads_sound(model) else None
         except Exception as error:  # from a broken file the loaders raise nearly anything
             reason = f"{_first_line(error)}{_remedy(source, error)}"
@@ -83,7 +81,17 @@ def reads_sound(model: torch.nn.Module) -> bool:
     return getattr(model, "main_input_name", "input_ids") in ("input_features", "input_values")
 
 
-def _checked_device(device: str) -> torch.device:
+def checked_dtype(name: str) -> torch.dtype | None:
+    """Return the dtype of a name, None for "auto"; raises ValueError for any other."""
+    if name == "auto":
+        return None
+    if name not in _DTYPES:
+        raise ValueError(f"dtype must be one of auto, {', '.join(_DTYPES)}, got {name!r}")
+    return _DTYPES[name]
+
+
+def checked_device(device: str) -> torch.device:
+    """Return the device of a name; raises ValueError if it is not here."""
     try:
         where = torch.device(device)
         torch.empty(0, device=where)

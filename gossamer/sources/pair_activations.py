@@ -16,7 +16,7 @@ import torch
 from gossamer.sources.pairs import SOURCE, TARGET, Pairs, SequencesSpec
 from gossamer.sources.sequences import SequenceActivations, SequenceBatch, Sequences, Side
 from gossamer.sources.source import SourceSpec
-from gossamer.transformer.translator import Translator
+from gossamer.transformer.translator import Translator, trimmed
 from gossamer.transformer.vocabulary import END, PAD, START
 
 __all__ = ["PairSequences", "TransformerActivationsSpec"]
@@ -47,7 +47,7 @@ class PairSequences(Sequences):
         """Return some pairs; the decoder is given the target up to its last token."""
         rows = self.pairs.rows_of(which)
         device = self.model.get_parameter(next(name for name, _ in self.model.named_parameters())).device
-        ids = {SOURCE: _trimmed(rows.rows[SOURCE]), TARGET: _trimmed(rows.rows[TARGET])[:, :-1]}
+        ids = {SOURCE: trimmed(rows.rows[SOURCE]), TARGET: trimmed(rows.rows[TARGET])[:, :-1]}
         read = ids[SOURCE if side == "encoder" else TARGET]
         arguments = {"source": ids[SOURCE].to(device)}
         if side == "decoder":
@@ -122,11 +122,6 @@ def _trained_on(run: Path) -> SequencesSpec:
         raise ValueError(
             f"{path} does not say which pairs the run was trained on ({error}): add [source.pairs]"
         ) from error
-
-
-def _trimmed(ids: torch.Tensor) -> torch.Tensor:
-    """Return ids without the columns that are padding in every row."""
-    return ids[:, : int((ids != PAD).sum(dim=1).max())]
 
 
 def _real(ids: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from gossamer.sources.source import Batch, Source, SourceSpec, held_out
 from gossamer.spec import nearest
 from gossamer.transformer.analogies import Analogies
-from gossamer.transformer.files import save_vocabularies
+from gossamer.transformer.files import load_vocabularies, save_vocabularies
 from gossamer.transformer.translator import VOCABULARIES, padded
 from gossamer.transformer.vocabulary import END, PAD, START, BytePairs, Characters, Listed, Phonemes, Vocabulary, Words
 
@@ -25,6 +25,7 @@ __all__ = [
     "SequencesSpec",
     "Tokens",
     "learned_vocabulary",
+    "numbered_lines",
     "read_pairs",
     "with_analogies",
 ]
@@ -167,10 +168,11 @@ class SequencesSpec(SourceSpec):
 class PairsSpec(SequencesSpec):
     """Pairs of files. paths: text files with a pair a line, source and target separated by a tab.
 
-    source_tokens, target_tokens: what the vocabularies are made of. vocabulary: ids at most of either one; None: as
-    many as there are, and 8,192 byte pairs. analogies: beside a source of characters stand the targets of so many
-    sources that begin most like it, and of so many that end most like it; see `Analogies`. The other fields are those
-    of `Pairs`.
+    source_tokens, target_tokens: what the vocabularies are made of. vocabulary: ids at most of either one, the rest is
+    read as unknown; None: as many as there are, and 8,192 byte pairs. vocabularies: the folder of a run whose
+    vocabularies are taken instead, such as the one to start from. analogies: beside a source of characters stand the
+    targets of so many sources that begin most like it, and of so many that end most like it; see `Analogies`. The other
+    fields are those of `Pairs`.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -178,6 +180,7 @@ class PairsSpec(SequencesSpec):
     source_tokens: Tokens = "characters"
     target_tokens: Tokens = "characters"
     vocabulary: int | None = None
+    vocabularies: str | None = None
     analogies: int = 0
     validation: float = 0.02
     bucket: int = 256
@@ -186,8 +189,7 @@ class PairsSpec(SequencesSpec):
     def build(self, *, device: str = "cpu") -> Pairs:
         """Read the files and learn the vocabularies."""
         pairs = read_pairs(self.paths)
-        source = learned_vocabulary(self.source_tokens, (pair.source for pair in pairs), self.vocabulary)
-        target = learned_vocabulary(self.target_tokens, (pair.target for pair in pairs), self.vocabulary)
+        source, target = self._sides(pairs)
         held = _held_out(np.array([pair.document for pair in pairs]), self.validation)
         known = [pair for pair, is_held in zip(pairs, held, strict=True) if not is_held]
         return Pairs(
@@ -198,6 +200,17 @@ class PairsSpec(SequencesSpec):
             bucket=self.bucket,
             buffer_rows=self.buffer_rows,
         )
+
+    def _sides(self, pairs: Sequence[Pair]) -> tuple[Vocabulary, Vocabulary]:
+        if self.vocabularies is None:
+            source = learned_vocabulary(self.source_tokens, (pair.source for pair in pairs), self.vocabulary)
+            return source, learned_vocabulary(self.target_tokens, (pair.target for pair in pairs), self.vocabulary)
+        if self.vocabulary is not None:
+            raise ValueError("give vocabulary, a number of ids, or vocabularies, the folder of a run; not both")
+        source, target = load_vocabularies(Path(self.vocabularies) / VOCABULARIES)
+        if source is None or target is None:
+            raise ValueError(f"{self.vocabularies} has the vocabulary of one side only")
+        return source, target
 
 
 def learned_vocabulary(tokens: Tokens, texts: Iterator[str], size: int | None = None) -> Listed | BytePairs:
@@ -228,18 +241,28 @@ def read_pairs(paths: Sequence[str]) -> list[Pair]:
     """
     pairs, documents = [], {}
     for path in map(Path, paths):
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in numbered_lines(path):
             if not line.strip():
                 continue
-            source, tab, target = line.partition("\t")
-            if not (tab and source.strip() and target.strip()):
+            source, *targets = line.split("\t")
+            if len(targets) != 1 or not (source.strip() and targets[0].strip()):
                 raise ValueError(f"{path}, line {number}: expected a source, a tab and a target, got {line[:80]!r}")
+            target = targets[0]
             pairs.append(Pair(source, target, documents.setdefault(source, len(documents))))
     if not pairs:
         raise ValueError(f"there are no pairs in {', '.join(paths)}")
     return pairs
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file with their numbers; raises ValueError if it is missing or not in UTF-8."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # line ends become \n
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8: {error}") from error
+    return list(enumerate(text.split("\n"), start=1))
 
 
 def _held_out(documents: np.ndarray, share: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from gossamer.sources.laid_out import read_npy
+from gossamer.sources.arrays import read_npy
 from gossamer.spec import nearest
 
 __all__ = ["AUDIO", "TABLES", "Recording", "read_signal", "require_readers"]

@@ -19,7 +19,7 @@ from gossamer.sources.laid_out import Items, LaidOut, Piece, counted, found_file
 from gossamer.sources.signal_files import AUDIO, TABLES, Recording, read_signal, require_readers
 from gossamer.sources.source import SourceSpec
 
-__all__ = ["Signals", "SignalsSpec", "float_samples", "resampled"]
+__all__ = ["Signals", "SignalsSpec", "audio_range", "float_samples", "resampled"]
 
 Recordings: TypeAlias = "np.ndarray | str | Path | Sequence[np.ndarray] | Sequence[str | Path]"
 
@@ -180,10 +180,14 @@ def float_samples(samples: np.ndarray, name: str, *, scaled: bool) -> np.ndarray
     numbers = samples.astype(np.float64)
     if not (np.abs(numbers) <= np.finfo(np.float32).max).all():
         raise ValueError(f"{name}: holds NaN, infinity or numbers too large for float32")
-    full = FULL_SCALE.get(samples.dtype.str[1:]) if scaled else None
-    if full is None:
-        return numbers
-    return (numbers - (128 if samples.dtype.kind == "u" else 0)) / full
+    silence, full = audio_range(samples.dtype) if scaled else (0.0, 1.0)
+    return (numbers - silence) / full
+
+
+def audio_range(dtype: np.dtype) -> tuple[float, float]:
+    """Return the numbers of silence and, less that, of the loudest sound, in audio files of a type."""
+    kind = dtype.str[1:]
+    return 128.0 if kind == "u1" else 0.0, FULL_SCALE.get(kind, 1.0)
 
 
 def _is_signal(path: Path) -> bool:

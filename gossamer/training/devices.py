@@ -17,8 +17,6 @@ def resolve_device(name: str) -> torch.device:
     present = ["cpu"]
     if torch.cuda.is_available():
         present += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        present.append("mps")
     if name == "auto":
         return torch.device("cuda" if "cuda" in present else "cpu")
     if name not in present:

@@ -33,7 +33,7 @@ def _signals(paths: tuple[str, ...], size: int | None, model: str | None, rate: 
     """Frames that overlap by half, less their means."""
     length = size or 256
     frames = Frames(length=length, hop=max(1, length // 2), window="hann", normalization="mean")
-    return SignalsSpec(paths=paths, frames=frames, file_rate=rate)
+    return SignalsSpec(paths=paths, frames=frames, rate=rate, file_rate=rate)
 
 
 def _text(paths: tuple[str, ...], size: int | None, model: str | None, rate: int | None) -> SourceSpec:
@@ -75,7 +75,7 @@ def recipe_for(
 
     size: pixels on a side of patches of images (None: whole pictures), or samples of a frame of signals (None: 256).
     model: for text, a Hugging Face encoder whose sentence embeddings are the rows, instead of tf-idf.
-    rate: samples per second of signals whose files do not say it.
+    rate: samples per second of signals whose files do not say it; the others are resampled to it.
 
     Raises ValueError for an unknown kind, or for an option that says nothing of it.
     """

@@ -70,7 +70,8 @@ def train(
     run.toml, metrics.jsonl, checkpoints/ and at the end sae/; without it nothing is kept.
 
     resume: go on from the newest checkpoint in `out`, with the same arguments again; with none there, start. The
-    continued run equals the uninterrupted one bit for bit on the same machine. A finished run is opened as it is.
+    continued run equals the uninterrupted one bit for bit on the same machine. Of a finished run, the models
+    take the weights.
     described: the spec that `source` was built from, so that run.toml can rebuild it (`gossamer train --resume`).
     start_from: the folder of a finished run; the models start with the weights of its models, to be trained for longer
     or on other data. The optimizer starts anew.
@@ -310,17 +311,28 @@ def _prepare(
         if resume and (folder / "run.toml").is_file():
             run = _saved_run(folder, run)
             if Run.is_finished(folder, run):
-                return Run.open(folder)
+                return _finished(folder, listed)
         else:
             require_unused(folder)
-    if start_from is not None:
-        take_weights(listed, start_from)
+    if start_from is not None and not (resume and folder is not None and checkpoints.newest(folder)):
+        take_weights(listed, source, start_from)
     learners = [
         learner_of(model.to(device).train(), source, spec, numbers)
         for model, numbers in zip(listed, run.derived, strict=True)
     ]
     feed = Feed(source, batch=spec.batch, seed=spec.seed)
     return _Session(run, source, learners, feed, folder, device, MetricsLog(None), resumed=resume)
+
+
+def _finished(folder: Path, models: Sequence[Model]) -> Run:
+    """Return a finished run, its weights in these models."""
+    saved = Run.open(folder)
+    for model, other in zip(models, (*saved.autoencoders, *saved.transformers), strict=True):
+        model.load_state_dict(other.state_dict())
+        if isinstance(model, SparseAutoencoder) and isinstance(other, SparseAutoencoder):
+            model.provenance = other.provenance
+        model.eval()
+    return Run.of(folder, models)
 
 
 def require_unused(folder: Path) -> None:

@@ -105,10 +105,7 @@ class PlainAdam(Optimizer):
         for name, parameter in self._names.items():
             saved = {n.removeprefix(f"{name}."): t for n, t in state.items() if n.startswith(f"{name}.")}
             if saved:
-                self._adam.state[parameter] = {
-                    key: t.clone() if key == "step" and t.device.type == "cpu" else t.to(parameter.device).clone()
-                    for key, t in saved.items()
-                }
+                self._adam.state[parameter] = {key: t.to(parameter.device, copy=True) for key, t in saved.items()}
 
 
 class AdamOptimizer(Optimizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,15 @@ from torch import nn
 
 from gossamer.autoencoder.autoencoder import AutoencoderSpec, SparseAutoencoder
 from gossamer.autoencoder.files import SPEC, load, save
+from gossamer.sources.pairs import Pairs
 from gossamer.sources.source import Source, SourceSpec
 from gossamer.spec import Spec
 from gossamer.storage import replace_file
 from gossamer.training.spec import Derived, TrainSpec
 from gossamer.transformer.files import SPEC as TRANSFORMER
-from gossamer.transformer.files import load_transformer, save_transformer
+from gossamer.transformer.files import load_transformer, load_vocabularies, save_transformer
 from gossamer.transformer.model import Transformer, TransformerSpec
-from gossamer.transformer.translator import MODEL
+from gossamer.transformer.translator import MODEL, VOCABULARIES
 
 __all__ = ["Model", "PythonSource", "Run", "RunSpec", "differences", "model_folders", "take_weights"]
 
@@ -36,7 +36,8 @@ class PythonSource(SourceSpec):
     def build(self, *, device: str = "cpu") -> Source:
         """Raise ValueError: only the program that made the source can make it again."""
         raise ValueError(
-            "the source of this run was made in Python; call gs.train with the same arguments and resume=True"
+            "the source of this run was made in Python, and so it is by Python that the run goes on (gs.train with the "
+            "same arguments and resume=True) or is measured (gs.measure(gs.load(folder), source))"
         )
 
 
@@ -100,8 +101,8 @@ class RunSpec(Spec):
             raise ValueError(f"{path} does not exist; is {folder} the folder of a run?")
         try:
             return cls.from_toml(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged or of another version: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -171,16 +172,25 @@ FREE = ("block.dropout:", "label_smoothing:", "positions.longest:")
 """What a transformer may have otherwise than the one whose weights it starts with."""
 
 
-def take_weights(models: Sequence[Model], start_from: str | Path) -> None:
+def take_weights(models: Sequence[Model], source: Source, start_from: str | Path) -> None:
     """Let models start with the weights of those of a finished run, in their order.
 
-    Raises ValueError if the run has not finished, or its models have other parts or sizes. Of a transformer, only what
+    Raises ValueError if the run has not finished, its models have other parts or sizes, or its ids stand for other
+    tokens than those of the source. Of a transformer, only what
     says how it is trained may differ: other heads, norms or positions make other sense of weights of the same shape.
     """
     run = Run.open(start_from)
     found = (*run.autoencoders, *run.transformers)
     if len(found) != len(models):
         raise ValueError(f"{start_from} has {len(found)} models to start from, but {len(models)} are to be trained")
+    if isinstance(source, Pairs):
+        saved = load_vocabularies(Path(start_from) / VOCABULARIES)
+        for (side, vocabulary), other in zip(source.vocabularies.items(), saved, strict=True):
+            if vocabulary != other:
+                raise ValueError(
+                    f"the {side}'s ids stand for other tokens in {start_from}; to train on other pairs, let the source "
+                    f"take its vocabularies: vocabularies = {str(start_from)!r}"
+                )
     for number, (model, other) in enumerate(zip(models, found, strict=True)):
         both = isinstance(model, Transformer) and isinstance(other, Transformer)
         changed = [line for line in differences(other.spec, model.spec) if both and not line.startswith(FREE)]

@@ -16,9 +16,9 @@ from gossamer.training.learner import Learner, Needs
 from gossamer.training.optimizer import make_optimizer
 from gossamer.training.spec import Derived, TrainSpec
 from gossamer.transformer.model import Transformer, TransformerSpec
-from gossamer.transformer.vocabulary import PAD
+from gossamer.transformer.translator import trimmed
 
-__all__ = ["SequenceLearner", "fitted", "trimmed"]
+__all__ = ["SequenceLearner", "fitted"]
 
 IDS = 16
 """Ids in a row, about: for estimates of memory and work before there are any rows."""
@@ -86,9 +86,8 @@ class SequenceLearner(Learner):
     def _loss(self, rows: Rows) -> Tensor:
         """Go forward and backward; gradients are left in the weights."""
         self.transformer.train()
-        source = trimmed(rows[SOURCE]) if self.transformer.encoder is not None else None
         with self.optimizer.gradients(), self._precision():
-            loss = self.transformer.loss(source, trimmed(rows[TARGET]))
+            loss = self.transformer.loss(trimmed(rows[SOURCE]), trimmed(rows[TARGET]))
         loss.backward()
         return loss
 
@@ -109,7 +108,8 @@ def require_pairs(spec: TransformerSpec, source: Source) -> None:
     pairs = _pairs(source)
     for side, layers in ((SOURCE, spec.encoder_layers), (TARGET, spec.decoder_layers)):
         if not layers:
-            continue
+            name = "encoder" if side == SOURCE else "decoder"
+            raise ValueError(f"pairs are learned by an encoder and a decoder; this transformer has {name}_layers = 0")
         ids = getattr(spec, side)
         if ids != pairs.sizes[side]:
             raise ValueError(f"the transformer has {ids} {side} ids, but the pairs' vocabulary has {pairs.sizes[side]}")
@@ -124,8 +124,3 @@ def _pairs(source: Source) -> Pairs:
     if not isinstance(source, Pairs):
         raise ValueError(f"a transformer learns from pairs of sequences, not from {type(source).__name__}")
     return source
-
-
-def trimmed(ids: Tensor) -> Tensor:
-    """Return `(rows, length)` ids without the columns that are padding in every row."""
-    return ids[:, : int((ids != PAD).sum(dim=1).max())]

@@ -58,8 +58,9 @@ class SparsityControl:
         """
         level = (l0.double().clamp_min(self.target / 100) / self.target).log()
         self.level = level if step == 0 else torch.lerp(level, self.level, self.MEMORY)
-        if step >= 0.9 * self.steps:
-            self.late = self.late + l0.double() / (self.steps - -(-9 * self.steps // 10))
+        last = min(-(-9 * self.steps // 10), self.steps - 1)  # from here on
+        if step >= last:
+            self.late = self.late + l0.double() / (self.steps - last)
         self.share = share.double()
         waited = step - self.WAIT * self.steps
         if waited < 0:

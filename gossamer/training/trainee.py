@@ -99,7 +99,7 @@ class Trainee(Learner):
     def moment(self, step: int) -> Moment:
         """Return where the training stands before a step."""
         strength = 1.0 if self.control is None else self.control.strength
-        return Moment(self.dead.indices, self.density.dense, step / self.steps, strength)
+        return Moment(self.dead.indices, self.density.dense, min(1.0, step / self.steps), strength)
 
     def step(self, rows: Rows, step: int) -> None:
         """Train on a batch of rows by site."""

@@ -13,7 +13,7 @@ which is the word, how the word is said that begins most like it (walke), and ho
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -63,13 +63,17 @@ class Analogies(Vocabulary):
     def __len__(self) -> int:
         return self._first + len(self.target) - len(SPECIAL)
 
-    def encode(self, text: str, *, unknown: int | None = None) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Return the ids of a source and, after a bar each, of its examples' targets."""
-        ids = self.letters.encode(text, unknown=unknown)
+        ids = self.letters.encode(text)
         for number in self.examples(text):
             told = self.target.encode(self.targets[number])
             ids += [self._bar, *(self._first + index - len(SPECIAL) for index in told)]
         return ids
+
+    def cut(self, text: str) -> Sequence[str]:
+        """Return the letters of a source, known or not."""
+        return self.letters.cut(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the source alone."""

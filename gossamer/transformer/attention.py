@@ -102,22 +102,23 @@ class SelfAttention(Attention):
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValues | None = None) -> Tensor:
         """Return `(batch, length, width)`.
 
-        mask: True where a position may be seen, broadcast to `(batch, heads, length, length)`; causal attention takes
-        none, since what is padded on the right lies in the future of all that counts.
+        mask: True where a position may be seen, broadcast to `(batch, heads, length, positions)`; causal attention
+        needs none for what is padded on the right, as that lies in the future of all that counts.
         cache: of the earlier positions; those of x are added to it.
         """
         earlier = 0 if cache is None else cache.length
         queries, keys, values = self._projected(x, earlier)
         if cache is not None:
             keys, values = cache.append(keys, values)
-        if self.causal and earlier and x.shape[1] > 1:  # the kernel's own triangle would start at the first key
-            mask = _triangle(x, keys)
+        # The kernel takes a triangle or a mask, and its triangle would start at the first key.
+        if self.causal and x.shape[1] > 1 and (earlier or mask is not None):
+            mask = _triangle(x, keys, mask)
         return self._mixed(queries, keys, values, mask, causal=self.causal and mask is None and x.shape[1] > 1)
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what each position attends to, `(batch, heads, length, length)`; rows sum to 1."""
         queries, keys, _ = self._projected(x, 0)
-        return self._weights(queries, keys, _triangle(x, keys) if self.causal else mask)
+        return self._weights(queries, keys, _triangle(x, keys, mask) if self.causal else mask)
 
     def _projected(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, `(batch, heads, length, head width)`, positions applied."""
@@ -158,7 +159,8 @@ class CrossAttention(Attention):
         return keys, values
 
 
-def _triangle(x: Tensor, keys: Tensor) -> Tensor:
-    """True where a position of x, the last ones of the keys, may look: at itself and earlier ones."""
+def _triangle(x: Tensor, keys: Tensor, mask: Tensor | None) -> Tensor:
+    """True where a position of x, the last ones of the keys, may look: at itself and earlier ones, if masked in."""
     length, seen = x.shape[1], keys.shape[2]
-    return torch.ones(length, seen, dtype=torch.bool, device=x.device).tril(seen - length)
+    triangle = torch.ones(length, seen, dtype=torch.bool, device=x.device).tril(seen - length)
+    return triangle if mask is None else mask & triangle

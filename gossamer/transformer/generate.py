@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,6 +75,12 @@ class Decoding(Spec):
     def draws(self) -> bool:
         """Say whether ids are drawn at random."""
         return any(value is not None for value in (self.temperature, self.top_k, self.top_p))
+
+    def after(self, rows: int) -> Decoding:
+        """Return how to go on with the next batch after so many rows: its draws are others than those before."""
+        if not (self.draws and rows):
+            return self
+        return self.replace(seed=int(np.random.SeedSequence([self.seed, rows]).generate_state(1)[0]))
 
 
 @dataclass(frozen=True, eq=False)

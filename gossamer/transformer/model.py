@@ -157,6 +157,7 @@ class Transformer(nn.Module):
 
         Teacher forcing: position t is given the true ids before t. target: `(batch, length)`, START first, END last.
         """
+        self.decoding()
         logits = self(source, target[:, :-1])
         wanted = target[:, 1:]
         smoothing = self.spec.label_smoothing
@@ -166,6 +167,7 @@ class Transformer(nn.Module):
 
     def log_likelihood(self, source: Tensor | None, target: Tensor) -> Tensor:
         """Return log p(y | x) = Σ_t log p(y_t | y_<t, x) in nats, `(batch,)`; target as in `loss`."""
+        self.decoding()
         logits = self(source, target[:, :-1]).float()
         costs = cross_entropy(logits.transpose(1, 2), target[:, 1:], ignore_index=PAD, reduction="none")
         return -costs.sum(dim=1, dtype=torch.float64)

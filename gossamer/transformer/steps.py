@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from gossamer.transformer.layers import visible
-from gossamer.transformer.vocabulary import PAD, START
+from gossamer.transformer.vocabulary import PAD, START, UNKNOWN
 
 if TYPE_CHECKING:
     from gossamer.transformer.model import Transformer
 
 __all__ = ["NEVER", "JointSteps", "Steps"]
 
-NEVER = [PAD, START]
+NEVER = [PAD, START, UNKNOWN]
 """Ids that are never said."""
 
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gossamer.transformer.files import load_transformer, load_vocabularies
+from gossamer.transformer.files import SPEC, load_transformer, load_vocabularies
 from gossamer.transformer.generate import Decoding, generate_jointly
 from gossamer.transformer.model import Transformer
 from gossamer.transformer.vocabulary import END, PAD, START, Vocabulary
 
-__all__ = ["MODEL", "VOCABULARIES", "Translation", "Translator", "padded"]
+__all__ = ["MODEL", "VOCABULARIES", "Translation", "Translator", "padded", "trimmed"]
 
 MODEL, VOCABULARIES = "transformer", "vocabularies.json"
 """What the folder of a transformer's run calls the model's folder, and the file with its vocabularies."""
@@ -64,12 +64,22 @@ class Translator:
 
     @classmethod
     def open(cls, run: str | Path, *, together: Sequence[str | Path] = (), device: str = "cpu") -> Translator:
-        """Open the run of a transformer that has finished, and others that have a say; raises ValueError without."""
+        """Open the run of a transformer that has finished, and others that have a say.
+
+        run: its folder; of a run that trained several, one of the folders in its `transformer`. Raises ValueError for
+        any other folder, and for a run that has not finished.
+        """
         run, others = Path(run), [cls.open(other, device=device) for other in together]
-        source, target = load_vocabularies(run / VOCABULARIES)
-        if not (run / MODEL).is_dir():
+        place, home = run / MODEL, run
+        if (run / SPEC).is_file():
+            place, home = run, next((one for one in run.parents[:2] if (one / VOCABULARIES).is_file()), run)
+        source, target = load_vocabularies(home / VOCABULARIES)
+        if not place.is_dir():
             raise ValueError(f"{run} has not finished; go on with it: gossamer train --resume {run}")
-        model = load_transformer(run / MODEL, device=device)
+        several = sorted(path.parent for path in place.glob(f"*/{SPEC}"))
+        if several:
+            raise ValueError(f"{run} holds {len(several)} transformers; choose one: {', '.join(map(str, several))}")
+        model = load_transformer(place, device=device)
         if source is None or target is None:
             raise ValueError(f"{run} holds a transformer with one side only; it cannot translate")
         return cls(model, source, target, others=others)
@@ -77,22 +87,31 @@ class Translator:
     def translate(self, texts: Sequence[str], decoding: Decoding | None = None) -> list[Translation]:
         """Return the targets of texts, in their order; texts of like length are translated together.
 
-        Raises ValueError for a text that is empty, too long, or holds what the vocabulary does not know.
+        Raises ValueError for a text that is empty, too long, or holds what the vocabulary does not know, and if logits
+        are not finite.
         """
         decoding = decoding or Decoding()
         members = (self, *self.others)
         models, ids = [one.model for one in members], [[one.encode(text) for text in texts] for one in members]
-        order = sorted(range(len(texts)), key=lambda row: len(ids[0][row]))
+        lengths = [max(map(len, one)) for one in zip(*ids, strict=True)]
+        order = sorted(range(len(texts)), key=lengths.__getitem__, reverse=True)
         done: dict[int, Translation] = {}
         while order:
-            batch = max(1, TOKENS // (len(ids[0][order[0]]) * decoding.beam))
+            batch = max(1, TOKENS // (lengths[order[0]] * decoding.beam))
             rows, order = order[:batch], order[batch:]
             sources = [padded([side[row] for row in rows]).to(self.model.device) for side in ids]
-            made = generate_jointly(models, sources, None, decoding)
+            made = generate_jointly(models, sources, None, decoding.after(len(done)))
             for row, hypotheses, totals in zip(rows, made.ids.tolist(), made.log_probabilities.tolist(), strict=True):
                 likely = [pair for pair in zip(hypotheses, totals, strict=True) if pair[1] > -math.inf]
+                if not likely:
+                    raise ValueError(f"nothing can be said of {texts[row]!r}: the model's logits are not finite")
                 done[row] = Translation(texts[row], tuple(self._hypothesis(*pair) for pair in likely))
         return [done[row] for row in range(len(texts))]
+
+    @property
+    def longest(self) -> int:
+        """Ids of a target that there are positions for, END included."""
+        return min(one.model.decoding()[0].order.longest for one in (self, *self.others)) - 1
 
     def attention(self, text: str, target: Sequence[int]) -> tuple[Tensor, list[str], list[str]]:
         """Return what a target attended to in this translator's own model: weights, and the tokens of either side.
@@ -120,3 +139,8 @@ def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
     """Return `(sequences, longest)` int64 ids, padded on the right."""
     longest = max(map(len, sequences))
     return torch.tensor([[*sequence, *[PAD] * (longest - len(sequence))] for sequence in sequences])
+
+
+def trimmed(ids: Tensor) -> Tensor:
+    """Return `(rows, length)` ids without the columns that are padding in every row."""
+    return ids[:, : int((ids != PAD).sum(dim=1).max())]

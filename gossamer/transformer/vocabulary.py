@@ -49,11 +49,12 @@ class Vocabulary(Spec):
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def encode(self, text: str, *, unknown: int | None = None) -> list[int]:
-        """Return the ids of a text, without START and END.
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without START and END; raises UnknownTokenError for what has none."""
+        raise NotImplementedError
 
-        unknown: the id for what is not known (UNKNOWN); None: raise UnknownTokenError, naming it and what is known.
-        """
+    def cut(self, text: str) -> Sequence[str]:
+        """Return the tokens of a text, known or not; texts with the same tokens say the same."""
         raise NotImplementedError
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -67,9 +68,13 @@ class Vocabulary(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Listed(Vocabulary):
-    """A list of tokens; the id of the first is 4."""
+    """A list of tokens; the id of the first is 4.
+
+    limited: it leaves out tokens that texts have, so that these are read as UNKNOWN; otherwise they are an error.
+    """
 
     tokens: tuple[str, ...]
+    limited: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,20 +88,20 @@ class Listed(Vocabulary):
     def learned(cls, texts: Iterable[str], *, size: int | None = None) -> Self:
         """Return the vocabulary of these texts, in the order of the alphabet.
 
-        size: ids at most, the most frequent ones; None: all of them.
+        size: ids at most, the most frequent ones, and it is limited if there are more; None: all of them.
         """
-        counts = Counter(token for text in texts for token in cls._cut(text))
-        room = None if size is None else max(0, size - len(SPECIAL))
+        counts = Counter(token for text in texts for token in cls.cut(text))
+        room = len(counts) if size is None else max(0, size - len(SPECIAL))
         kept = sorted(counts, key=lambda token: (-counts[token], token))[:room]
-        return cls(tokens=tuple(sorted(set(kept) - set(SPECIAL))))
+        return cls(tokens=tuple(sorted(set(kept) - set(SPECIAL))), limited=room < len(counts))
 
     def __len__(self) -> int:
         return len(SPECIAL) + len(self.tokens)
 
-    def encode(self, text: str, *, unknown: int | None = None) -> list[int]:
-        """Return the ids of a text, without START and END."""
-        tokens = self._cut(text)
-        if unknown is None:
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without START and END; raises UnknownTokenError unless limited."""
+        tokens = self.cut(text)
+        if not self.limited:
             strange = sorted({token for token in tokens if token not in self._ids})
             if strange:
                 known = self.tokens if len(self.tokens) < 100 else (*self.tokens[:20], "…")
@@ -119,7 +124,8 @@ class Listed(Vocabulary):
         return {token: index for index, token in enumerate(self.tokens, start=len(SPECIAL))}
 
     @classmethod
-    def _cut(cls, text: str) -> Sequence[str]:
+    def cut(cls, text: str) -> Sequence[str]:
+        """Return the tokens of a text, known or not."""
         return text.split()
 
 
@@ -131,7 +137,8 @@ class Characters(Listed):
     noun: ClassVar[str] = "character"
 
     @classmethod
-    def _cut(cls, text: str) -> Sequence[str]:
+    def cut(cls, text: str) -> Sequence[str]:
+        """Return the characters of a text, known or not."""
         return list(text)
 
 
@@ -192,9 +199,13 @@ class BytePairs(Vocabulary):
     def __len__(self) -> int:
         return self._tokenizer.get_vocab_size()
 
-    def encode(self, text: str, *, unknown: int | None = None) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without START and END."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def cut(self, text: str) -> Sequence[str]:
+        """Return the tokens of a text, as the tokenizer writes them."""
+        return self._tokenizer.encode(text, add_special_tokens=False).tokens
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, up to the first END."""
@@ -206,7 +217,9 @@ class BytePairs(Vocabulary):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return _tokenizers().Tokenizer.from_str(self.tokenizer)
+        tokenizer = _tokenizers().Tokenizer.from_str(self.tokenizer)
+        tokenizer.encode_special_tokens = True  # "<end>" in a text is text
+        return tokenizer
 
 
 def _until_end(ids: Iterable[int]) -> list[int]:

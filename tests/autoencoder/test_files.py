@@ -214,11 +214,17 @@ def test_a_pickle_is_refused_and_never_loaded(folder: Path, tmp_path: Path, by: 
 
 class TestWriting:
     def test_over_another_autoencoder_leaves_nothing_of_it(self, folder: Path):
-        (folder / "of-an-older-version.bin").write_bytes(b"x")
         save(preset("topk", input_width=3, latents=8, l0=2).build(), folder)
         assert sorted(os.listdir(folder)) == ["spec.json", "weights.safetensors"]
         assert load(folder).spec.latents == 8
         assert os.listdir(folder.parent) == ["sae"]
+
+    def test_beside_somebody_elses_files_is_refused_and_harms_nothing(self, small: SparseAutoencoder, folder: Path):
+        (folder / "README.md").write_text("mine")
+        before = content(folder)
+        with pytest.raises(ValueError, match="holds something else than an autoencoder"):
+            save(small, folder)
+        assert content(folder) == before
 
     def test_on_a_full_disk_leaves_the_old_and_names_the_remedy(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         before = content(folder)

@@ -111,7 +111,7 @@ CASES: list[tuple[Penalty, Sparsity, Callable[[Dense], Tensor]]] = [
     (of_codes.L0(weight=1.0), JumpReLU(threshold=0.1, bandwidth=1.0), lambda d: per_row(d.gates)),
     (of_codes.L0Target(weight=1.0, wanted=5.0), JumpReLU(), lambda d: (per_row(d.gates) / 5 - 1) ** 2),
     (
-        GateReconstruction(),
+        GateReconstruction(weight=1.0),
         Gated(),
         lambda d: ((d.x - d.b_dec.detach() - d.charged @ d.w_dec.detach()) ** 2).mean(),
     ),
@@ -128,7 +128,7 @@ HALFWAY = {dense: Moment(dense=dense, progress=0.5) for dense in (False, True)}
 
 def built(penalty: Penalty, sparsity: Sparsity, **parts) -> SparseAutoencoder:
     """An autoencoder with this penalty, in float64, that scales nothing; its parameters are far from the start."""
-    both = (penalty,) if penalty.kind == "gate-reconstruction" else (penalty, GateReconstruction())
+    both = (penalty,) if penalty.kind == "gate-reconstruction" else (penalty, GateReconstruction(weight=1.0))
     spec = AutoencoderSpec(
         input_width=8,
         latents=24,

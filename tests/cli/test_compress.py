@@ -55,19 +55,31 @@ def test_mistakes_cost_a_sentence(place, capsys):
     model, out = place / "model", place / "z.gsm"
     (place / "text.npy").write_text("no array")
     np.save(place / "wide.npy", np.zeros((3, 65), np.uint8))
+    np.save(place / "half.npy", np.zeros((3, 64), np.float32))
     for arguments, sentence in [
         (("compress", place / "x.npy", "-o", out, "--model", model), "one of step"),
         (("compress", place / "absent.npy", "-o", out, "--model", model, "--ratio", 5), "absent.npy"),
-        (("compress", place / "text.npy", "-o", out, "--model", model, "--ratio", 5), "no .npy file"),
+        (("compress", place / "text.npy", "-o", out, "--model", model, "--ratio", 5), "damaged or no .npy array"),
         (("compress", place / "wide.npy", "-o", out, "--model", model, "--ratio", 5), "width 64"),
         (("compress", place / "x.npy", "-o", out, "--model", place, "--ratio", 5), "run.toml"),
         (("compress", place / "x.npy", "-o", place / "x.npy", "--model", model, "--ratio", 5), "is the input"),
         (("compress", place / "x.npy", "-o", out, "--model", model, "--psnr", 90), "residual=True"),
         (("decompress", place / "x.npy", "-o", place / "o.npy", "--model", model), "no .gsm file"),
+        (("compress", place / "half.npy", "-o", out, "--model", model, "--max-error", 0), "floats need one above 0"),
     ]:
         code, text = said(capsys, *arguments)
         assert code == 2 and sentence in text, text
         assert not out.exists()
+
+
+def test_rows_are_not_written_as_something_else_or_over_their_source(place, capsys):
+    small, model = place / "kept.gsm", ("--model", place / "model")
+    said(capsys, "compress", place / "x.npy", "-o", small, *model, "--step", 9)
+    before = small.read_bytes()
+    for out, sentence in ((place / "back.png", "holds rows; give a name that ends in .npy"), (small, "is the input")):
+        code, text = said(capsys, "decompress", small, "-o", out, *model)
+        assert code == 2 and sentence in text, text
+    assert small.read_bytes() == before and not (place / "back.png").exists()
 
 
 def test_a_damaged_file_writes_nothing(place, capsys):

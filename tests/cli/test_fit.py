@@ -110,6 +110,12 @@ def test_a_sound_goes_the_same_ways(tmp_path: Path, capsys: pytest.CaptureFixtur
     for name, options, unknown in (("without", (), True), ("with", ("--rate", 8000), False)):
         assert said(capsys, *bare, *options, "-o", tmp_path / name)[0] == 0
         assert ("sampling rate is not known" in (tmp_path / name / "report.html").read_text()) is unknown
+    wavfile.write(tmp_path / "fast.wav", 44_100, before)
+    out = ("-o", tmp_path / "fast-clean.wav")
+    assert said(capsys, "denoise", tmp_path / "fast.wav", "--model", tmp_path / "with", *out)[0] == 2
+    both = ("fit", "signals", files[0], tmp_path / "fast.wav", "--rows", 2_000, "--latents", 32, "--l0", 4)
+    assert said(capsys, *both, "-o", tmp_path / "mixed")[0] == 2
+    assert said(capsys, *both, "--rate", 8000, "-o", tmp_path / "mixed")[0] == 0
     code, text = said(capsys, "compress", PHOTOGRAPH, "--model", run, "--ratio", 4, "-o", tmp_path / "y.gsm")
     assert code == 2
     assert "is a picture, and the run was trained on sounds" in text
@@ -163,6 +169,7 @@ def test_strengths_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_mistakes_cost_a_sentence(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "complex.npy", np.zeros((9, 4), complex))
     for arguments, sentence in [
         (("fit", "images", tmp_path / "nowhere", "-o", tmp_path / "a"), "nowhere"),
         (("fit", "table", "x.csv", "--size", 3, "-o", tmp_path / "a"), "size is for images and signals"),
@@ -173,6 +180,11 @@ def test_mistakes_cost_a_sentence(photographs: Path, tmp_path: Path, capsys: pyt
         (("denoise", photographs / "noisy.png", "--model", tmp_path, "-o", tmp_path / "b.png"), "run"),
         (("denoise", photographs / "noisy.png", "--model", photographs / "run", "-o", tmp_path / "b.mp3"), "b.mp3"),
         (("select", tmp_path / "none.npy"), "none.npy"),
+        (("select", tmp_path / "complex.npy"), "complex.npy: expected real numbers"),
+        (("fit", "images", photographs / "middle.png", "-o", tmp_path / "a"), "none can be held out"),
+        (("fit", "images", photographs / "middle.png", "-o", tmp_path / "a", "--dry-run"), "none can be held out"),
+        (("eval", photographs / "run", "--rows", 0), "rows must be at least 1"),
+        (("eval", photographs / "run", "--rows", -5), "rows must be at least 1"),
         (("select", photographs / "middle.png"), "middle.png"),
     ]:
         code, text = said(capsys, *arguments)

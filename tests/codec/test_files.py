@@ -14,8 +14,9 @@ import torch
 
 import gossamer as gs
 from gossamer import codec
-from gossamer.codec.container import Header, Writer
+from gossamer.codec.container import Header, Reader, Writer
 from gossamer.evaluate.codec import prd, psnr, snr
+from gossamer.sources.patches import Patches
 
 
 @pytest.fixture
@@ -269,7 +270,10 @@ def test_a_well_formed_file_of_nonsense_is_noticed(digits, digits_sae, out):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0), ("width", True), ("dtype", "object"), ("step", -1.0), ("block", 1 << 40), ("layout", None)],
+    [
+        *(("width", 0), ("width", True), ("dtype", "object"), ("step", -1.0), ("step", 10**400), ("block", 1 << 40)),
+        ("layout", None),
+    ],
 )
 def test_a_header_with_impossible_fields_is_refused(field, value):
     good = {"rows": 1, "width": 2, "dtype": "uint8", "model": "", "latents": 3, "step": 1.0, "residual": 0.0}
@@ -286,6 +290,39 @@ def test_a_layout_this_version_does_not_know_is_refused(digits, digits_sae, out)
         Writer(file, Header(**fields)).end()
     with pytest.raises(codec.CodecError, match="holograms"):
         codec.decompress(out, digits_sae)
+
+
+@pytest.mark.parametrize("changed", [{"width": 7}, {"latents": 7}], ids=["width", "latents"])
+def test_a_header_of_another_size_than_its_model_is_refused(digits, digits_sae, out, changed):
+    codec.compress(digits[:4], digits_sae, out, step=6)
+    fields = dict(vars(codec.inspect(out).header)) | changed | {"rows": None}
+    with open(out, "wb") as file:
+        Writer(file, Header(**fields)).end()
+    with pytest.raises(codec.CodecError, match="is not what its autoencoder has"):
+        codec.decompress(out, digits_sae)
+
+
+def test_a_shape_beyond_its_rows_allocates_nothing(digits, digits_sae, out):
+    layout = Patches(size=8)
+    codec.compress(digits[0].reshape(8, 8), digits_sae, out, step=6, layout=layout)
+    header = codec.inspect(out).header
+    with open(out, "wb") as file:
+        Writer(file, Header(**{**vars(header), "rows": None, "layout": {**header.layout, "shape": [10**11] * 2}})).end()
+    with pytest.raises(codec.CodecError, match="0 rows do not make"):
+        codec.decompress(out, digits_sae)
+
+
+def test_side_information_and_a_layout_without_unit_are_read(digits, digits_sae, out):
+    codec.compress(digits[:40], digits_sae, out, step=6)
+    before, header = codec.decompress(out, digits_sae), codec.inspect(out).header
+    with open(out, "rb") as file:
+        (block,) = Reader(file).sections()
+    with open(out, "wb") as file:
+        writer = Writer(file, Header(**{**vars(header), "layout": {"kind": "rows"}}))
+        writer.side(b"of another day")
+        writer.block(block.payload, rows=block.rows)
+        writer.end()
+    assert np.array_equal(codec.decompress(out, digits_sae), before)
 
 
 def test_a_stream_gives_the_bytes_that_its_array_gives(digits, digits_sae, tmp_path):

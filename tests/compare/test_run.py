@@ -5,14 +5,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import gossamer as gs
 from gossamer.cli.main import main
+from gossamer.compare.data import Classes
 from gossamer.compare.figures import Figures
 from gossamer.compare.methods import Plain
 from gossamer.compare.recipe import SLACK, Comparison
 from gossamer.compare.run import compare
+from gossamer.sources.arrays import ArraysSpec
 from gossamer.training.interrupt import Interrupted
 
 pytest.importorskip("matplotlib")
@@ -93,6 +96,36 @@ def test_a_rerun_trains_nothing_and_says_the_same(run: tuple[Comparison, list[Fi
     comparison, figures = run
     monkeypatch.setattr("gossamer.compare.run._one", lambda *_: pytest.fail("trained again"))
     assert compare(comparison) == figures
+
+
+def test_other_rows_in_the_same_folder_are_refused(comparison: Comparison, tmp_path: Path):
+    rows, classes = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32), np.arange(600) % 2 * 2 - 1
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "y.npy", classes)
+    (pca,) = (method for method in comparison.method if method.kind == "pca")
+    few = comparison.replace(
+        source=ArraysSpec(path=str(tmp_path / "x.npy"), validation=0.3),
+        labels=Classes(path=str(tmp_path / "y.npy")),
+        method=(pca,),
+        latents=4,
+        l0=2,
+        rows=256,
+        held_out=100,
+        seconds=0.05,
+        out=str(tmp_path / "out"),
+    )
+    found = compare(few)
+    assert compare(few) == found
+    np.save(tmp_path / "x.npy", rows + 1)
+    with pytest.raises(ValueError, match="holds a comparison on other rows or labels"):
+        compare(few)
+    np.save(tmp_path / "x.npy", rows)
+    np.save(tmp_path / "y.npy", -classes)
+    with pytest.raises(ValueError, match="holds a comparison on other rows or labels"):
+        compare(few)
+    np.savez(tmp_path / "y.npz", classes)
+    with pytest.raises(ValueError, match="holds several arrays"):
+        compare(few.replace(labels=Classes(path=str(tmp_path / "y.npz")), out=str(tmp_path / "other")))
 
 
 def test_other_settings_in_the_same_folder_are_refused(run: tuple[Comparison, list[Figures]]):

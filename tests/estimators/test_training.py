@@ -191,6 +191,31 @@ def test_partial_fit_learns_as_it_goes(digits, sparsity):
     assert same(sae, again, digits)
 
 
+def test_partial_fit_changes_what_a_training_changes(digits):
+    """The k of a k-sparse autoencoder falls in the course of a training."""
+    sae = SAE(64, sparsity="k-sparse", l0=3, batch_size=64, random_state=0)
+    for _ in range(40):  # 1,160 steps
+        sae.partial_fit(digits)
+    assert sae.l0_ == pytest.approx(3, abs=0.01)
+
+
+def test_partial_fit_takes_another_rate_and_refuses_another_architecture(digits):
+    sae = SAE(16, learning_rate_init=1e-2, random_state=0).partial_fit(digits)
+    before = sae.components_.copy()
+    sae.set_params(learning_rate_init=1e-9).partial_fit(digits)
+    np.testing.assert_allclose(sae.components_, before, atol=1e-5)
+    with pytest.raises(ValueError, match="parameters have changed: latents: saved 16, given 17"):
+        sae.set_params(n_components=17).partial_fit(digits)
+
+
+def test_a_short_fit_says_which_l0_it_reached(digits):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sae = SAE(64, sparsity="l1", l0=5, max_iter=5, random_state=0).fit(digits[:200])
+    assert sae.l0_ > 0
+    assert not any("reached 0.0" in str(one.message) for one in caught)
+
+
 def test_partial_fit_reaches_an_l0_that_it_steers_to(digits):
     sae = SAE(64, sparsity="l1", l0=6, batch_size=64, random_state=0)
     for _ in range(60):

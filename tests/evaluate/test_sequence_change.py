@@ -19,8 +19,9 @@ from gossamer.training.run import PythonSource, RunSpec
 from gossamer.transformer.files import save_transformer, save_vocabularies
 from gossamer.transformer.generate import Decoding
 from gossamer.transformer.model import TransformerSpec
+from gossamer.transformer.steps import NEVER
 from gossamer.transformer.translator import MODEL, VOCABULARIES
-from gossamer.transformer.vocabulary import END, PAD, START, Characters, Phonemes
+from gossamer.transformer.vocabulary import END, Characters, Phonemes
 
 LETTERS, SOUNDS = Characters.learned(["gossamer"]), Phonemes.learned(["G AA S AH M ER W IY V"])
 WIDTH, LATENTS = 16, 32
@@ -139,7 +140,7 @@ def test_a_latent_at_a_large_value_says_what_its_direction_says(
     for latent in range(2 * WIDTH):
         with torch.no_grad():
             logits = output(decoder.norm(1e4 * entries.decoder.directions()[latent]))
-        logits[[PAD, START]] = -torch.inf
+        logits[NEVER] = -torch.inf
         token = int(logits.argmax())
         expected = () if token == END else (SOUNDS.token(token),) * 6
         steered = change_sequence(write, writer.model, entries, site="decoder.layers.1", latents=[latent], value=1e4)

@@ -45,6 +45,13 @@ def test_any_reference_counts_and_edits_are_those_to_the_nearest():
     assert score.mistakes == (Mistake("cat", "K AE T S", "K AE T", 1), Mistake("gas", "G AE", "G AE S", 1))
 
 
+def test_tokens_are_what_a_vocabulary_cuts():
+    score = score_sequences(["x", "y"], ["abcdefghij", "a  b"], [["abcdefghix"], ["a b"]], cut=list)
+    assert score.error_rate == 1
+    assert score.token_error_rate == 2 / 13
+    assert score_sequences(["y"], ["a  b"], [["a b"]]).error_rate == 0
+
+
 def test_what_cannot_be_scored_is_refused():
     with pytest.raises(ValueError, match="got 2 sources, 1 hypotheses"):
         score_sequences(["a", "b"], ["A"], [("A",), ("B",)])

@@ -85,8 +85,29 @@ def test_a_mistake_is_named_before_any_work(names: dict[str, str], message: str)
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(choice, "_installed", lambda package: package == "torch")
-    with pytest.raises(ValueError, match="'numba' kernels need a package: pip install numba"):
-        Kernels(backend="numba")
+    spec = Kernels(backend="numba")  # a run can be read where its kernels are not
+    with (
+        pytest.raises(ValueError, match="'numba' kernels need a package: pip install numba"),
+        kernels.use(backend=spec.backend),
+    ):
+        pass
+
+
+def test_low_precision_that_no_kernels_here_have_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(choice, "_installed", lambda package: package == "torch")
+    with pytest.raises(ValueError, match="needs a package: pip install numba"), kernels.use(selection="bfloat16"):
+        pass
+    with (
+        kernels.use(backend="torch"),
+        pytest.raises(ValueError, match="'torch' kernels select in full precision only"),
+        kernels.use(selection="bfloat16"),
+    ):
+        pass
+
+
+def test_kernels_without_low_precision_do_not_claim_it():
+    with kernels.use(selection="bfloat16"), kernels.use(backend="torch"):
+        assert kernels.selection("cpu") == "float32"
 
 
 def test_kernels_of_another_device_are_refused():

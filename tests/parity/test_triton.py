@@ -474,6 +474,12 @@ class TestSelectTopKByValue(OnDevice):
         exact = p.x.double() @ p.weight.double().T + p.bias.double()
         assert torch.equal(indices.sort().values, exact.topk(16).indices.sort().values)
 
+    def test_a_bias_of_infinity_is_in_every_row(self):
+        p = problem(3, 40, 1000, 0.0)
+        p.bias[7] = float("inf")
+        indices, _ = triton_gpu.select_topk(p.x, p.weight, p.bias, 4)
+        assert (indices == 7).any(dim=1).all()
+
     def test_magnitudes_are_those_of_negative_numbers_too(self, redone: list[int]):
         p = problem(4, 40, 1000, 0.0)
         p.bias[::10] = -1000
@@ -638,6 +644,18 @@ class TestSelectAbove(OnDevice):
         p, floor = problem(5, 40, 1000, 0.0), torch.full((1000,), 12.0, device=DEVICE)
         floor[::2] = float("inf")
         assert not require_above(p, floor)[:, ::2].any()
+
+    def test_a_floor_of_minus_infinity_lets_latents_through(self):
+        p, floor = problem(5, 40, 1000, 0.0), torch.full((1000,), 12.0, device=DEVICE)
+        floor[::2] = -float("inf")
+        offsets, indices, _ = triton_gpu.select_above(p.x, p.weight, p.bias, floor)
+        assert torch.equal(dense_mask(offsets, indices, p), p.x @ p.weight.T + p.bias > floor)
+
+    def test_nan_is_seen_even_where_nothing_else_is(self):
+        p, floor = problem(3, 40, 1000, 0.0), torch.full((1000,), 1e9, device=DEVICE)
+        p.weight[3] = float("nan")
+        offsets, indices, _ = triton_gpu.select_above(p.x, p.weight, p.bias, floor)
+        assert indices.tolist() == [3] * 3 and offsets.tolist() == [0, 1, 2, 3]
 
     @pytest.mark.parametrize("where", ["row", "latent", "floor", "infinity"])
     def test_nan_stays_so_that_it_is_seen(self, where: str):

@@ -76,6 +76,22 @@ def test_the_settings_saved_with_a_model_do_not_make_it_draw(saved: Callable[[st
     assert generate(tmp_path, TASK, longest=9) == generate(saved("GPT2"), TASK, longest=9)
 
 
+def test_nor_do_they_change_what_is_drawn(saved: Callable[[str], Path], tmp_path: Path):
+    for file in saved("GPT2").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    settings |= {"do_sample": True, "min_p": 0.9, "typical_p": 0.1, "num_return_sequences": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    drawn = {"longest": 9, "temperature": 3.0, "seed": 4}
+    assert generate(tmp_path, [TASK] * 2, **drawn) == generate(saved("GPT2"), [TASK] * 2, **drawn)
+
+
+def test_later_batches_are_not_the_first_again(saved: Callable[[str], Path]):
+    said = [one.text for one in generate(saved("GPT2"), [TASK] * 32, longest=9, temperature=3.0)]
+    assert len(set(said[:16])) > 1
+    assert said[16:] != said[:16]
+
+
 def test_the_command_prints_one_line_per_text(saved: Callable[[str], Path], capsys: pytest.CaptureFixture[str]):
     folder = str(saved("T5"))
     assert main(["generate", folder, TASK, "The house", "--longest", "5", "--beam", "2"]) == 0
@@ -96,6 +112,9 @@ def test_the_command_prints_one_line_per_text(saved: Callable[[str], Path], caps
         (["T5", "x", "--beam", "2", "--top-k", "3"], "give one of the two"),
         (["GPT2", "The house", "--longest", "39"], "a prompt of 2 and 39 more tokens are longer than .* 40 positions"),
         (["Bart", "The house", "--longest", "41"], "41 more tokens are longer than .* 40 positions"),
+        (["Bart", "The house " * 30, "--longest", "3"], "a text of .* tokens is longer than .* 40 positions"),
+        (["T5", "x", "--device", "gpu"], "no device 'gpu' here"),
+        (["T5", "x", "--dtype", "half"], "dtype must be one of auto, float32"),
         (["Bert", "The house"], "no decoder with a head"),
         (["T5", "x", "--ablate", "runs/x"], "RUN:NUMBER"),
         (["T5", "x", "--ablate", "no-such-run:3"], "no-such-run"),

@@ -358,7 +358,7 @@ class TestMistakes:
         data = (tmp_path / "x.npy").read_bytes()
         for cut in (0, 20, 200, len(data) - 1):
             (tmp_path / "x.npy").write_bytes(data[:cut])
-            with pytest.raises(ValueError, match=r"x\.npy: damaged"):
+            with pytest.raises(ValueError, match=r"x\.npy is damaged"):
                 Images(tmp_path / "x.npy")
 
     def test_if_nothing_is_left_the_reason_is_given(self, tmp_path):

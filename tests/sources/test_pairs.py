@@ -76,10 +76,22 @@ def test_files_are_read_and_pairs_with_one_source_stay_together(tmp_path: Path):
     assert PairsSpec.from_toml(spec.to_toml()) == spec
 
 
+def test_only_line_ends_end_a_line(tmp_path: Path):
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + "a\u2028b\tc\r\nd\x0ce\tf\n".encode())
+    assert [pair[:2] for pair in read_pairs([str(path)])] == [("a\u2028b", "c"), ("d\x0ce", "f")]
+
+
 def test_what_is_no_pair_is_refused(tmp_path: Path):
     path = tmp_path / "pairs.tsv"
     path.write_text("a\tb\nonly one\n")
     with pytest.raises(ValueError, match=r"pairs.tsv, line 2: expected a source, a tab and a target"):
+        read_pairs([str(path)])
+    path.write_text("Go.\tVa !\tCC-BY\n")
+    with pytest.raises(ValueError, match=r"pairs.tsv, line 1: expected a source, a tab and a target"):
+        read_pairs([str(path)])
+    path.write_bytes("é\tb\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"pairs.tsv is not in UTF-8"):
         read_pairs([str(path)])
     path.write_text("\n")
     with pytest.raises(ValueError, match="there are no pairs in"):
@@ -157,5 +169,5 @@ class TestCmudict:
         path.write_text("a AH0\nsilent\n")
         with pytest.raises(ValueError, match="line 2: expected a word and its phonemes"):
             read_dictionary(path, stress=True)
-        with pytest.raises(ValueError, match="there is no dictionary"):
+        with pytest.raises(ValueError, match=r"there is no file .*absent"):
             CmudictSpec(path=str(tmp_path / "absent")).build()

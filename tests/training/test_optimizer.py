@@ -10,7 +10,7 @@ from torch import Tensor
 import gossamer as gs
 from gossamer.autoencoder.auxiliaries import Resample
 from gossamer.autoencoder.initialise import start_from_data
-from gossamer.training.optimizer import make_optimizer, polar
+from gossamer.training.optimizer import PlainAdam, make_optimizer, polar
 from gossamer.training.spec import SGD, Adam, Muon, OptimizerSpec, TrainSpec, derive
 from gossamer.training.trainee import Trainee
 from gossamer.transformer import TransformerSpec
@@ -29,6 +29,20 @@ def started(rows: Tensor, *, latents: int = LATENTS, **parts: object) -> gs.Spar
 def trainee(sae: gs.SparseAutoencoder, optimizer: OptimizerSpec) -> Trainee:
     train = TRAIN.replace(optimizer=optimizer)
     return Trainee(sae, sae.spec.task.bind(None), train, derive(train, sae.spec))
+
+
+def test_all_of_a_saved_state_goes_where_the_weights_are():
+    """Fused Adam counts its steps there, too."""
+    model = torch.nn.Linear(3, 2)
+    one = PlainAdam(model, Adam())
+    with one.gradients():
+        loss = model(torch.ones(1, 3)).sum()
+    loss.backward()
+    one.step(1e-3)
+    other = PlainAdam(torch.nn.Linear(3, 2, device="meta"), Adam())
+    other.load_state_dict(one.state_dict())
+    assert {name.rsplit(".", 1)[1] for name in other.state_dict()} == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(tensor.device.type == "meta" for tensor in other.state_dict().values())
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (96, 32), (32, 96)])

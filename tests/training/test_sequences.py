@@ -17,8 +17,9 @@ from gossamer.sources.cmudict import CmudictSpec
 from gossamer.sources.pairs import SOURCE, TARGET, Pair, Pairs, PairsSpec
 from gossamer.training.recipe import Recipe
 from gossamer.training.run import Run, RunSpec, take_weights
-from gossamer.training.sequences import fitted, trimmed
+from gossamer.training.sequences import fitted
 from gossamer.training.spec import SGD, Kernels, Muon, TrainSpec, derive
+from gossamer.training.start import start
 from gossamer.transformer import (
     Block,
     Characters,
@@ -29,7 +30,7 @@ from gossamer.transformer import (
     TransformerSpec,
     Words,
 )
-from gossamer.transformer.translator import MODEL, Translator
+from gossamer.transformer.translator import MODEL, Translator, trimmed
 
 DIGITS = Characters(tokens=tuple("0123456789"))
 SMALL = TransformerSpec(width=32, hidden=64, heads=2, encoder_layers=1, decoder_layers=1)
@@ -134,7 +135,7 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path):
             gs.train(other, source, train, start_from=tmp_path / "first", quiet=True)
     sae = gs.preset("topk", input_width=4, latents=8, l0=2).build()
     with pytest.raises(ValueError, match=r"other parts or sizes: .* is missing there and \("):
-        take_weights([sae], tmp_path / "first")
+        take_weights([sae], source, tmp_path / "first")
     learned = fitted(SMALL.replace(positions=Learned(longest=20)), source)
     gs.train(learned.build(), source, train, out=tmp_path / "learned", quiet=True)
     longer = learned.replace(positions=Learned(longest=30)).build()
@@ -144,6 +145,55 @@ def test_a_run_can_start_from_the_weights_of_another(tmp_path: Path):
         gs.train([again, wider], source, train, start_from=tmp_path / "first", quiet=True)
     with pytest.raises(ValueError, match="does not exist"):
         gs.train(again, source, train, start_from=tmp_path / "absent", quiet=True)
+
+
+def test_other_pairs_are_read_in_the_vocabularies_of_the_run_to_start_from(tmp_path: Path):
+    """A model knows ids, not tokens: the same sizes would do for a wrong start."""
+    first, second = tmp_path / "first.tsv", tmp_path / "second.tsv"
+    first.write_text("".join(f"{number}\t{str(number)[::-1]}\n" for number in range(100, 300)))
+    letters = str.maketrans("0123456789", "abcdefghij")
+    second.write_text(first.read_text().translate(letters))
+    train = TrainSpec(rows=64, batch=32, learning_rate=1e-2)
+    recipe = Recipe(
+        out=str(tmp_path / "run"), source=PairsSpec(paths=(str(first),), bucket=32), transformer=(SMALL,), train=train
+    )
+    start(recipe)
+    again = recipe.replace(out=str(tmp_path / "again"), start_from=recipe.out)
+    other = PairsSpec(paths=(str(second),), bucket=32)
+    for dry_run in (True, False):
+        with pytest.raises(ValueError, match=r"the source's ids stand for other tokens .*vocabularies = '"):
+            start(again.replace(source=other), dry_run=dry_run)
+    with pytest.raises(ValueError, match=r"'a'.*which the vocabulary of 10 characters does not know"):
+        start(again.replace(source=other.replace(vocabularies=recipe.out)))
+    shorter = tmp_path / "shorter.tsv"
+    shorter.write_text("".join(f"{number}\t{number}\n" for number in range(10, 90)))
+    start(again.replace(source=PairsSpec(paths=(str(shorter),), vocabularies=recipe.out, bucket=32)))
+    assert Translator.open(again.out).source == Translator.open(recipe.out).source
+
+
+def test_rare_words_are_read_as_unknown_and_never_said(tmp_path: Path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"rare{number} cat\tselten{number} Katze\n" for number in range(80)))
+    described = PairsSpec(paths=(str(path),), source_tokens="words", target_tokens="words", vocabulary=8, bucket=32)
+    source = described.build()
+    train = TrainSpec(rows=32 * 40, batch=32, learning_rate=1e-2)
+    gs.train(fitted(SMALL, source).build(), source, train, out=tmp_path / "run", described=described, quiet=True)
+    made = Translator.open(tmp_path / "run").translate(["new cat", "rare7 cat"])
+    assert all("<unknown>" not in one.text for one in made)
+
+
+def test_characters_are_counted_one_by_one_and_long_targets_whole(tmp_path: Path):
+    path, wanted = tmp_path / "pairs.tsv", "abcdefgh" * 12
+    path.write_text("".join(f"{number}\t{wanted}\n" for number in range(100, 400)))
+    described = PairsSpec(paths=(str(path),), bucket=32)
+    source = described.build()
+    train = TrainSpec(rows=32 * 200, batch=32, learning_rate=1e-2)
+    gs.train(fitted(SMALL, source).build(), source, train, out=tmp_path / "run", described=described, quiet=True)
+    result = evaluate_translations(tmp_path / "run", sources=4, quiet=True)
+    assert result.decoding.longest == 2 * (len(wanted) + 1)
+    assert result.score.error_rate == 0
+    short = evaluate_translations(tmp_path / "run", sources=4, longest=90, quiet=True).score
+    assert (short.error_rate, short.token_error_rate) == (1, 6 / 96)
 
 
 def test_several_transformers_share_every_batch(tmp_path: Path):
@@ -219,6 +269,10 @@ class TestRefusals:
     def test_pairs_longer_than_the_positions(self):
         short = SMALL.replace(positions=Learned(longest=4))
         self.refuse("the longest source has 6 ids, but the transformer 4 positions", fitted(short, self.source).build())
+
+    def test_one_side_alone(self):
+        for side in ("encoder", "decoder"):
+            self.refuse(f"{side}_layers = 0", fitted(SMALL.replace(**{f"{side}_layers": 0}), self.source).build())
 
     def test_batches_that_are_no_buckets(self):
         self.refuse("batch = 40 must be a multiple", batch=40)

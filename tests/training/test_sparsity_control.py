@@ -102,6 +102,15 @@ def test_rows_without_any_loss_leave_a_weight_that_is_a_number():
     assert control.strength.isfinite()
 
 
+def test_a_run_of_a_few_steps_has_a_last_one():
+    for steps in (1, 2, 8, 10, 20):
+        control = SparsityControl(30.0, steps=steps, device=CPU)
+        control.begin(torch.tensor(0.8), torch.tensor(0.04))
+        for step in range(steps):
+            control.update(torch.tensor(30.0 if step == steps - 1 else 100.0), torch.tensor(1.0), step)
+        assert control.reached() == pytest.approx(30 if steps < 20 else 65)
+
+
 def test_missing_is_being_off_by_more_than_a_twentieth_over_the_last_tenth():
     for l0, missed in ((28.0, True), (29.0, False), (31.0, False), (32.0, True)):
         control = SparsityControl(30.0, steps=25, device=CPU)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -326,8 +327,23 @@ def test_resume_starts_when_there_is_nothing_and_opens_what_is_finished(source, 
     out = tmp_path / "run"
     sae = topk()
     train(sae, source, short(), out=out, resume=True, quiet=True)
-    again = train(topk(), source, short(), out=out, resume=True, quiet=True)
-    assert torch.equal(again.autoencoder.decoder.weight, sae.decoder.weight)
+    given = topk(seed=9)
+    again = train(given, source, short(), out=out, resume=True, quiet=True)
+    assert again.autoencoder is given
+    assert torch.equal(given.decoder.weight, sae.decoder.weight)
+    assert given.provenance == gs.load(out).provenance != topk().provenance
+
+
+def test_what_a_stopped_run_started_from_is_not_needed_to_go_on(source, tmp_path):
+    train(topk(), source, short(), out=tmp_path / "first", quiet=True)
+    begun = {"start_from": tmp_path / "first", "out": tmp_path / "second", "quiet": True}
+    run = train(topk(seed=1), source, short(), **begun)
+    (tmp_path / "second" / "sae" / "spec.json").unlink()
+    newest = checkpoints.newest(tmp_path / "second")
+    shutil.rmtree(newest)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    again = train(topk(seed=1), source, short(), resume=True, **begun)
+    assert torch.equal(again.autoencoder.decoder.weight, run.autoencoder.decoder.weight)
 
 
 def test_a_truncated_checkpoint_is_refused_with_the_remedy_and_the_one_before_still_serves(source, tmp_path):

@@ -160,6 +160,20 @@ def test_gradients_are_right(norm: str, activation: str):
     assert torch.autograd.gradcheck(function, (x, memory, *weights))
 
 
+def test_causal_attention_stays_causal_under_a_mask():
+    attention = lively(spec_of()).decoder.layers[0].self_attention
+    x = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(0))
+    changed = x.clone()
+    changed[:, 3:] += 1
+    mask = torch.ones(1, 1, 1, 5, dtype=torch.bool)
+    with torch.no_grad():
+        assert_close(attention(x, mask), attention(x), **TOLERANCE)
+        assert torch.equal(attention(x, mask)[:, :3], attention(changed, mask)[:, :3])
+        mask[..., 1] = False
+        assert attention.weights(x, mask)[..., 1].abs().max() == 0
+        assert not torch.allclose(attention(x, mask)[:, 2], attention(x)[:, 2])
+
+
 def test_without_positions_the_order_of_the_source_changes_nothing_and_with_them_it_does():
     source = sequences(1, SOURCE, seed=4)
     order = torch.randperm(source.shape[1], generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from gossamer.transformer import Decoding, Transformer
 from gossamer.transformer.generate import _Beams, generate_jointly
-from gossamer.transformer.steps import Steps
+from gossamer.transformer.steps import NEVER, Steps
 from gossamer.transformer.vocabulary import END, PAD, START
 from tests.transformer.conftest import SOURCE, TARGET, lively, sequences, sources_of, spec_of
 
@@ -30,7 +30,7 @@ def greedy(model: Transformer, source: Tensor | None, rows: int, longest: int, p
     ended = torch.zeros(rows, dtype=torch.bool)
     for _ in range(longest):
         logits = model(source, ids)[:, -1]
-        logits[:, [PAD, START]] = -torch.inf  # never said
+        logits[:, NEVER] = -torch.inf  # never said
         chosen = logits.argmax(dim=1)
         chosen = torch.where(ended, PAD, chosen)
         ended |= chosen == END
@@ -77,7 +77,7 @@ def test_models_together_say_what_is_likeliest_in_the_mean_of_their_probabilitie
     for _ in range(12):
         pairs = zip(models, sources, strict=True)
         mean = torch.stack([model(source, ids)[:, -1].double().softmax(dim=1) for model, source in pairs]).mean(dim=0)
-        mean[:, [PAD, START]] = 0
+        mean[:, NEVER] = 0
         best, chosen = mean.max(dim=1)
         total += best.log().masked_fill(ended, 0)
         ids = torch.cat([ids, chosen.masked_fill(ended, PAD)[:, None]], dim=1)
@@ -111,7 +111,7 @@ def test_a_beam_as_wide_as_all_targets_finds_the_best_of_them(penalty: float):
     model = lively(spec_of(target=7))
     source = sequences(4, SOURCE, seed=9)
     made = model.generate(source, longest=3, beam=7, length_penalty=penalty)
-    ids = [index for index in range(7) if index not in (PAD, START, END)]
+    ids = [index for index in range(7) if index not in (*NEVER, END)]
     ends = [(*said, END) for length in (0, 1, 2) for said in itertools.product(ids, repeat=length)]
     candidates = [*ends, *itertools.product(ids, repeat=3)]
     best = []
@@ -180,7 +180,7 @@ def test_drawing_draws_what_it_says():
     source = sequences(1, SOURCE, seed=3).expand(4000, -1)
     with torch.no_grad():
         logits = model(source[:1], model.start(1))[0, 0]
-        logits[[PAD, START]] = -torch.inf
+        logits[NEVER] = -torch.inf
 
     def drawn(**options: float) -> Tensor:
         ids = model.generate(source, longest=1, **options).ids[:, 0, 0]
@@ -249,6 +249,9 @@ class TestRefusals:
         assert encoder(self.source).shape == (2, 9, 24)
         with pytest.raises(ValueError, match="no decoder"):
             encoder.generate(self.source)
+        for measure in (encoder.loss, encoder.log_likelihood):
+            with pytest.raises(ValueError, match="no decoder"):
+                measure(self.source, torch.tensor([[START, 4, END]] * 2))
         with pytest.raises(ValueError, match="the target is missing"):
             self.model(self.source)
         with pytest.raises(ValueError, match="3 prompts"):

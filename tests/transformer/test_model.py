@@ -14,6 +14,7 @@ from gossamer.transformer import (
     Block,
     BytePairs,
     Characters,
+    Decoding,
     Learned,
     Phonemes,
     Rotary,
@@ -23,7 +24,7 @@ from gossamer.transformer import (
     Words,
 )
 from gossamer.transformer.files import load_transformer, load_vocabularies, save_transformer, save_vocabularies
-from gossamer.transformer.translator import MODEL, VOCABULARIES, Translator
+from gossamer.transformer.translator import MODEL, TOKENS, VOCABULARIES, Translator
 from gossamer.transformer.vocabulary import END, PAD, SPECIAL, START, UNKNOWN, UnknownTokenError, Vocabulary
 from tests.transformer.conftest import SOURCE, TARGET, lively, sequences, sources_of, spec_of
 
@@ -124,16 +125,34 @@ class TestVocabulary:
         vocabulary = PAIRS
         assert vocabulary.decode(vocabulary.encode(text)) == text
 
-    def test_what_is_not_known_is_named_or_stands_as_unknown(self):
+    def test_what_is_not_known_is_named(self):
         vocabulary = Characters.learned(TEXTS)
         with pytest.raises(UnknownTokenError, match=r"'cäb' holds 'b', 'ä', which the vocabulary of 8 characters"):
             vocabulary.encode("cäb")
-        assert vocabulary.encode("äc", unknown=UNKNOWN)[0] == UNKNOWN
         assert vocabulary.decode([UNKNOWN, 5]) == "<unknown>" + vocabulary.token(5)
 
-    def test_a_size_keeps_the_most_frequent(self):
-        assert set(Words.learned(TEXTS, size=6).tokens) == {"cat", "a"} or len(Words.learned(TEXTS, size=6)) == 6
-        assert len(Words.learned(TEXTS)) == 4 + 5
+    def test_a_size_keeps_the_most_frequent_and_reads_the_rest_as_unknown(self):
+        texts = ["b a b", "b a", "c", "a d b"]
+        limited = Words.learned(texts, size=6)
+        assert limited.tokens == ("a", "b")
+        assert [limited.encode(text) for text in texts[-2:]] == [[UNKNOWN], [4, UNKNOWN, 5]]
+        whole = Words.learned(texts, size=8)
+        assert (len(whole), whole.limited) == (8, False)
+        with pytest.raises(UnknownTokenError):
+            whole.encode("e")
+
+    def test_special_tokens_in_a_text_are_text(self):
+        for text in ("a <end> b", "<pad>", "x <unknown><start>"):
+            ids = PAIRS.encode(text)
+            assert min(ids) >= len(SPECIAL)
+            assert PAIRS.decode(ids) == text
+
+    @pytest.mark.parametrize("vocabulary", [Characters, Words, BytePairs])
+    def test_texts_are_cut_into_the_tokens_that_they_have_ids_for(self, vocabulary: type):
+        learned = PAIRS if vocabulary is BytePairs else vocabulary.learned(TEXTS)
+        for text in TEXTS:
+            assert len(learned.cut(text)) == len(learned.encode(text))
+        assert (learned.cut("a  b") == learned.cut("a b")) == (vocabulary is Words)
 
     def test_impossible_ones_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="twice there: 'a'"):
@@ -172,6 +191,37 @@ class TestTranslator:
             Translator.open(tmp_path)
         save_transformer(translator.model, tmp_path / MODEL)
         assert Translator.open(tmp_path).translate(["bad"]) == translator.translate(["bad"])
+
+    def test_one_of_several_in_a_run_can_be_opened(self, translator: Translator, tmp_path):
+        save_vocabularies(self.source, self.target, tmp_path / VOCABULARIES)
+        for number in range(2):
+            save_transformer(translator.model, tmp_path / MODEL / f"{number}-transformer")
+        with pytest.raises(ValueError, match=r"holds 2 transformers; choose one: .*0-transformer, .*1-transformer"):
+            Translator.open(tmp_path)
+        assert Translator.open(tmp_path / MODEL / "1-transformer").translate(["bad"]) == translator.translate(["bad"])
+
+    def test_a_batch_of_long_texts_is_not_sized_by_short_ones(self, translator: Translator, monkeypatch):
+        shapes: list[tuple[int, ...]] = []
+        encode = translator.model.encode
+        monkeypatch.setattr(translator.model, "encode", lambda ids: shapes.append(tuple(ids.shape)) or encode(ids))
+        translator.translate(["a"] * 100 + ["b" * 99] * 60, Decoding(longest=2))
+        assert max(rows * length for rows, length in shapes) <= TOKENS
+        assert sum(rows for rows, _ in shapes) == 160
+
+    def test_draws_of_later_batches_are_others(self, translator: Translator):
+        texts = ["a" * 63] * 128
+        drawn = Decoding(temperature=2.0, longest=8, seed=3)
+        said = [one.text for one in translator.translate(texts, drawn)]
+        assert TOKENS // 64 == 64
+        assert said[:64] != said[64:]
+        assert said == [one.text for one in translator.translate(texts, drawn)]
+        assert len(set(said)) > 64
+
+    def test_logits_that_are_not_finite_are_named(self, translator: Translator):
+        with torch.no_grad():
+            translator.model.decoding()[1].weight[5] = torch.inf
+        with pytest.raises(ValueError, match="nothing can be said of 'bad': the model's logits are not finite"):
+            translator.translate(["bad"])
 
     def test_translators_together_say_what_both_find_likely(self, translator: Translator, tmp_path):
         other = Translator(lively(spec_of(target=10), seed=8), self.source, self.target)

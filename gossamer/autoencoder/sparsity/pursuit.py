@@ -117,12 +117,12 @@ class _Pursuit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        rest, nothing = x.clone(), weight.new_zeros(weight.shape[0])
+        rest, nothing = x, weight.new_zeros(weight.shape[0])
         indices, values = [], []
         for _ in range(k):
             index, value = kernels.select_topk(rest, weight, nothing, 1)
             value = value.relu_()
-            rest -= value * weight[index[:, 0]]
+            rest = rest - value * weight[index[:, 0]]
             indices.append(index)
             values.append(value)
         chosen, z = torch.cat(indices, dim=1), torch.cat(values, dim=1)

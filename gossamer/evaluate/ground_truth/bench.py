@@ -23,8 +23,10 @@ from gossamer.evaluate.ground_truth.controls import (
     can_be_scored,
     frozen_decoder,
     principal_components,
+    require_scorable,
 )
 from gossamer.evaluate.ground_truth.scoring import GroundTruthScore, score
+from gossamer.figures.style import require_matplotlib
 from gossamer.sources.source import Feed
 from gossamer.sources.synthetic import Synthetic, SyntheticSpec
 from gossamer.sources.world import Hierarchy
@@ -116,7 +118,10 @@ class GroundTruthBench(Spec):
         """Return the specs of the presets at an L0."""
         sizes = {"input_width": self.input_width, "latents": self.latents, "l0": l0}
         if self.presets:
-            return [preset(name, **sizes) for name in self.presets]
+            specs = [preset(name, **sizes) for name in self.presets]
+            for spec in specs:
+                require_scorable(spec)
+            return specs
         found = [_of_sizes(name, sizes=sizes) for name in PRESETS]
         # a code that saturates, such as a sigmoid, is never quite off and has no L0 to match
         return [spec for spec in found if spec is not None and can_be_scored(spec) and spec.sparsity.homogeneous]
@@ -180,7 +185,7 @@ def bench_ground_truth(bench: GroundTruthBench, *, out: str | Path | None) -> li
 
     folder = None if out is None else Path(out)
     if folder is not None:
-        pictures.require_matplotlib()
+        require_matplotlib()
         folder.mkdir(parents=True, exist_ok=True)
     results = run_bench(bench)
     print_table(results)

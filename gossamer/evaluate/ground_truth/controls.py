@@ -27,6 +27,7 @@ __all__ = [
     "can_be_scored",
     "frozen_decoder",
     "principal_components",
+    "require_scorable",
 ]
 
 
@@ -53,15 +54,20 @@ def can_be_scored(spec: AutoencoderSpec) -> bool:
     return isinstance(spec.task, Reconstruct) and spec.decoder.linear
 
 
+def require_scorable(spec: AutoencoderSpec) -> None:
+    """Raise ValueError unless an autoencoder can be scored."""
+    if not can_be_scored(spec):
+        raise ValueError(
+            f"{spec.name} does not give back the rows it reads as sums of one direction per latent, "
+            "so that there is nothing to compare with the directions of features"
+        )
+
+
 class Trained(Coder):
     """An autoencoder as it is. Raises ValueError if it has no direction per latent in the space of the rows."""
 
     def __init__(self, sae: SparseAutoencoder) -> None:
-        if not can_be_scored(sae.spec):
-            raise ValueError(
-                f"{sae.spec.name} does not give back the rows it reads as sums of one direction per latent, "
-                "so that there is nothing to compare with the directions of features"
-            )
+        require_scorable(sae.spec)
         self.sae, self.name, self.directions = sae, sae.spec.name, sae.decoder.directions().detach()
 
     def codes(self, batch: Batch) -> SparseCodes:

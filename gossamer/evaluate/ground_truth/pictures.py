@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gossamer.evaluate.ground_truth.bench import Result
 
-__all__ = ["draw", "require_matplotlib"]
+__all__ = ["draw"]
 
 COLUMNS = 4
 """Panels in a row."""
@@ -33,14 +33,6 @@ BINS = 6
 
 MARKERS = "osD^vP*X<>ph"
 COLORS = 20
-
-
-def require_matplotlib() -> None:
-    """Raise ValueError, with the command that helps, if there is no matplotlib."""
-    try:
-        import matplotlib as _  # noqa: F401
-    except ImportError as error:
-        raise ValueError('the pictures need matplotlib; install it with: pip install "gossamer[report]"') from error
 
 
 def draw(results: Sequence[Result], folder: Path) -> list[Path]:
