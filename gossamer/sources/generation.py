@@ -84,11 +84,16 @@ def _generate(model: Any, arguments: Mapping[str, Tensor], decoding: Decoding) -
     )
     if settings.pad_token_id is None:
         settings.pad_token_id = next(iter(end_ids(model)), 0)
-    if not reads_sound(model):
-        return model.generate(**arguments, generation_config=settings).sequences
-    # Whisper's own `generate` takes the temperature as an argument, and else cuts the prompt off.
-    options = {"temperature": settings.temperature, "return_dict_in_generate": True, "force_unique_generate_call": True}
-    return model.generate(**arguments, generation_config=settings, **options).sequences
+    options: dict[str, Any] = {}
+    if reads_sound(model):
+        # Whisper's own `generate` takes the temperature as an argument, and else cuts the prompt off.
+        options = {"temperature": settings.temperature, "return_dict_in_generate": True}
+        options["force_unique_generate_call"] = True
+    saved, model.generation_config = model.generation_config, settings  # what is None there is filled from the model's
+    try:
+        return model.generate(**arguments, generation_config=settings, **options).sequences
+    finally:
+        model.generation_config = saved
 
 
 def room(config: Any) -> int | None:

@@ -316,11 +316,12 @@ def test_side_information_and_a_layout_without_unit_are_read(digits, digits_sae,
     codec.compress(digits[:40], digits_sae, out, step=6)
     before, header = codec.decompress(out, digits_sae), codec.inspect(out).header
     with open(out, "rb") as file:
-        (block,) = Reader(file).sections()
+        blocks = list(Reader(file).sections())
     with open(out, "wb") as file:
         writer = Writer(file, Header(**{**vars(header), "layout": {"kind": "rows"}}))
         writer.side(b"of another day")
-        writer.block(block.payload, rows=block.rows)
+        for block in blocks:
+            writer.block(block.payload, rows=block.rows)
         writer.end()
     assert np.array_equal(codec.decompress(out, digits_sae), before)
 
