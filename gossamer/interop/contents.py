@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gossamer.interop.hub import HUB, fetch_named
-from gossamer.interop.reading import Place, inside, places
+from gossamer.interop.reading import Place, inside, nothing, places
 
 __all__ = ["Contents", "inspect"]
 
@@ -32,7 +32,7 @@ def inspect(path: str | Path, member: str = "", *, format: str = "") -> list[Con
     place = inside(place, member)
     found = places(place, format=format)
     if not found:
-        raise ValueError(f"{place} holds no autoencoder of a known format")
+        raise ValueError(nothing(place, format))
     return [_contents(name, one) for name, one in found.items()]
 
 

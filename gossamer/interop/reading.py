@@ -15,7 +15,7 @@ from gossamer.interop.hub import HUB, fetch_named
 from gossamer.interop.tensors import require_finite
 from gossamer.spec import nearest
 
-__all__ = ["Place", "from_pretrained", "inside", "load", "locate", "places", "read", "told"]
+__all__ = ["Place", "from_pretrained", "inside", "load", "locate", "nothing", "places", "read", "told"]
 
 SHOWN = 12
 """How many autoencoders of a folder a message names."""
@@ -90,7 +90,7 @@ def locate(path: str | Path, member: str = "", *, format: str = "") -> Place:
         raise ValueError(f"{path} holds {len(found)} autoencoders; choose one of them: {names}")
     if (place / "run.toml").is_file():
         find(place)  # says how to go on with a run that has none yet
-    raise ValueError(_nothing(inside(place, member), format))
+    raise ValueError(nothing(inside(place, member), format))
 
 
 def places(path: Path, *, format: str = "") -> dict[str, Place]:
@@ -142,9 +142,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
-def _nothing(path: Path, format: str) -> str:
+def nothing(path: Path, format: str) -> str:
+    """Say that there is no autoencoder, and what there is."""
     wanted: Mapping[str, Format] = {format: format_of(format)} if format else formats()
     there = sorted(child.name for child in path.iterdir())[:SHOWN] if path.is_dir() else [path.name]
+    if "transformer" in there and not format:
+        return f"{path} holds a transformer, no autoencoder: gossamer seq2seq and gossamer generate open it"
     return (
         f"{path} holds no autoencoder of a known format ({', '.join(wanted)}); there is {', '.join(there) or 'nothing'}"
     )
