@@ -635,7 +635,7 @@ class TestUninitialisedMemory:
         assert torch.empty(3).isnan().all()
         assert torch.ones(1).new_empty(3).isnan().all()
 
-    @pytest.mark.usefixtures("path", "poisoned", "low_precision_selection")
+    @pytest.mark.usefixtures("low_precision_selection", "path", "poisoned")
     @pytest.mark.parametrize("size", ["sparse", "half", "no-entries", "all"])
     def test_is_not_read(self, size: str):
         p = problem(*SIZES[size])
