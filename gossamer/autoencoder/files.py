@@ -188,7 +188,9 @@ def find(folder: Path) -> Path:
     if several:
         raise ValueError(f"{folder} holds {len(several)} autoencoders; choose one: {', '.join(map(str, several))}")
     if (folder / "transformer").is_dir():
-        raise ValueError(f"{folder} holds a transformer, no autoencoder: gs.transformer.Translator.open opens it")
+        raise ValueError(
+            f"{folder} holds a transformer, no autoencoder: gossamer generate, or gs.transformer.Translator"
+        )
     raise ValueError(
         f"no autoencoder in {folder}: expected {SPEC} and {WEIGHTS} there or in {folder / 'sae'}; "
         f"if it is a run that was stopped, go on with it: gossamer train --resume {folder}"

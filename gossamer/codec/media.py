@@ -79,7 +79,7 @@ def write_content(content: Content, path: str | Path) -> None:
     replace_file(Path(path), _writing(content, Path(path)))
 
 
-def _writing(content: Content, path: Path) -> Callable[[Path], None]:
+def _writing(content: Content, path: Path) -> Callable[[Path], object]:
     """Return what writes content into a file of the kind that a name ends in."""
     array, suffix = content.array, path.suffix.lower()
     if suffix == ".npy":
@@ -96,12 +96,12 @@ def _writing(content: Content, path: Path) -> Callable[[Path], None]:
 
         Image.init()
         kind = Image.EXTENSION[suffix]
+        encoded = io.BytesIO()
         try:
-            picture = Image.fromarray(array)
-            picture.save(io.BytesIO(), format=kind)
+            Image.fromarray(array).save(encoded, format=kind)
         except (TypeError, OSError) as error:
             raise ValueError(f"{path} cannot hold {array.dtype} numbers ({error}); write a .npy file") from error
-        return lambda place: picture.save(place, format=kind)
+        return lambda place: place.write_bytes(encoded.getvalue())
     kinds = SOUNDS if array.ndim == 1 else PICTURES
     raise ValueError(f"{path}: expected a name that ends in {', '.join((*kinds, '.npy'))}")
 

@@ -58,10 +58,11 @@ def compare(comparison: Comparison, *, dry_run: bool = False) -> list[Figures]:
         )
         sizes = comparison.sizes(data.width)
         _say("\n".join(_plan(comparison, data, sizes)))
-        _require_data(folder, data)
+        fingerprint = data.fingerprint()
+        _require_data(folder, fingerprint)
         if dry_run:
             return []
-        replace_file(folder / DATA, lambda temporary: temporary.write_text(json.dumps(data.fingerprint(), indent=1)))
+        replace_file(folder / DATA, lambda temporary: temporary.write_text(json.dumps(fingerprint, indent=1)))
         replace_file(folder / RECIPE, lambda temporary: temporary.write_text(comparison.to_toml(), encoding="utf-8"))
         found = _all(comparison, data, sizes, folder)
         reference = Reference(rows=len(data.held_out), parameters=sizes.parameters, probe=raw_accuracy(data))
@@ -152,7 +153,7 @@ def _require_folder(folder: Path, comparison: Comparison) -> None:
         )
 
 
-def _require_data(folder: Path, data: Data) -> None:
+def _require_data(folder: Path, fingerprint: dict[str, str]) -> None:
     """Raise ValueError if the results in a folder are of other rows."""
     path = folder / DATA
     if not path.is_file():
@@ -161,7 +162,7 @@ def _require_data(folder: Path, data: Data) -> None:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if saved != data.fingerprint():
+    if saved != fingerprint:
         raise ValueError(f"{folder} holds a comparison on other rows or labels; choose another folder, or remove it")
 
 

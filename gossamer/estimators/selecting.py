@@ -39,9 +39,9 @@ def select_from(file: str, *, sparsities: Sequence[str], out: str | None, rows: 
     from gossamer.training.recipe import Recipe
 
     folder = None if out is None else Path(out)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; a folder is needed")
     if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; a folder is needed")
         folder.mkdir(parents=True, exist_ok=True)
     source = Arrays(file, validation=0.0) if file.endswith(".npy") else Recipe.read(file).source.build()
     x = rows_of(source, rows)

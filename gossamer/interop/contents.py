@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gossamer.interop.hub import HUB, fetch_named
-from gossamer.interop.reading import Place, inside, nothing, places
+from gossamer.interop.reading import Place, inside, places, refuse
 
 __all__ = ["Contents", "inspect"]
 
@@ -29,10 +29,9 @@ class Contents:
 def inspect(path: str | Path, member: str = "", *, format: str = "") -> list[Contents]:
     """Look into a folder, a file or "hf:owner/repo[/folder]"; raises ValueError if there is no autoencoder."""
     place = Path(fetch_named(str(path))) if str(path).startswith(HUB) else Path(path)
-    place = inside(place, member)
-    found = places(place, format=format)
+    found = places(inside(place, member), format=format)
     if not found:
-        raise ValueError(nothing(place, format))
+        refuse(place, member, format)
     return [_contents(name, one) for name, one in found.items()]
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from gossamer.autoencoder.autoencoder import SparseAutoencoder
 from gossamer.autoencoder.files import find
@@ -15,7 +16,7 @@ from gossamer.interop.hub import HUB, fetch_named
 from gossamer.interop.tensors import require_finite
 from gossamer.spec import nearest
 
-__all__ = ["Place", "from_pretrained", "inside", "load", "locate", "nothing", "places", "read", "told"]
+__all__ = ["Place", "from_pretrained", "inside", "load", "locate", "places", "read", "refuse", "told"]
 
 SHOWN = 12
 """How many autoencoders of a folder a message names."""
@@ -88,9 +89,7 @@ def locate(path: str | Path, member: str = "", *, format: str = "") -> Place:
     if found:
         names = ", ".join(map(repr, list(found)[:SHOWN])) + (", …" if len(found) > SHOWN else "")
         raise ValueError(f"{path} holds {len(found)} autoencoders; choose one of them: {names}")
-    if (place / "run.toml").is_file():
-        find(place)  # says how to go on with a run that has none yet
-    raise ValueError(nothing(inside(place, member), format))
+    refuse(place, member, format)
 
 
 def places(path: Path, *, format: str = "") -> dict[str, Place]:
@@ -142,12 +141,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
-def nothing(path: Path, format: str) -> str:
-    """Say that there is no autoencoder, and what there is."""
+def refuse(place: Path, member: str, format: str) -> NoReturn:
+    """Raise ValueError for a place without an autoencoder, saying what there is."""
+    if (place / "run.toml").is_file():
+        find(place)  # says how to go on with a run that has none yet, and that a transformer's has none
+    path = inside(place, member)
     wanted: Mapping[str, Format] = {format: format_of(format)} if format else formats()
     there = sorted(child.name for child in path.iterdir())[:SHOWN] if path.is_dir() else [path.name]
-    if "transformer" in there and not format:
-        return f"{path} holds a transformer, no autoencoder: gossamer seq2seq and gossamer generate open it"
-    return (
+    raise ValueError(
         f"{path} holds no autoencoder of a known format ({', '.join(wanted)}); there is {', '.join(there) or 'nothing'}"
     )

@@ -58,14 +58,12 @@ def use(*, backend: str = "auto", selection: str = "auto") -> Iterator[None]:
     Raises ValueError for an unknown name, a package that is not installed, and an implementation that has no
     low-precision selection.
     """
-    require_known(backend, selection)
-    if backend != "auto" and not _installed(BACKENDS[backend][2]):
-        raise ValueError(f"the {backend!r} kernels need a package: pip install {BACKENDS[backend][2]}")
-    if selection == "bfloat16" and backend == "auto":
-        require_known(_wanted["backend"], selection)
-        if not any(_installed(BACKENDS[name][2]) for name in LOW_PRECISION):
-            raise ValueError("selection in bfloat16 needs a package: pip install numba, or triton for a GPU")
-    before = dict(_wanted)
+    before, serving = dict(_wanted), _wanted["backend"] if backend == "auto" else backend
+    require_known(serving, selection)
+    if serving != "auto" and not _installed(BACKENDS[serving][2]):
+        raise ValueError(f"the {serving!r} kernels need a package: pip install {BACKENDS[serving][2]}")
+    if (serving, selection) == ("auto", "bfloat16") and not any(_installed(BACKENDS[n][2]) for n in LOW_PRECISION):
+        raise ValueError("selection in bfloat16 needs a package: pip install numba, or triton for a GPU")
     given = {"backend": backend, "selection": selection}
     _wanted.update({what: name for what, name in given.items() if name != "auto"})
     try:

@@ -176,8 +176,8 @@ def take_weights(models: Sequence[Model], source: Source, start_from: str | Path
     """Let models start with the weights of those of a finished run, in their order.
 
     Raises ValueError if the run has not finished, its models have other parts or sizes, or its ids stand for other
-    tokens than those of the source. Of a transformer, only what
-    says how it is trained may differ: other heads, norms or positions make other sense of weights of the same shape.
+    tokens than those of the source. Of a transformer, only what says how it is trained may differ: other heads, norms
+    or positions make other sense of weights of the same shape.
     """
     run = Run.open(start_from)
     found = (*run.autoencoders, *run.transformers)
